@@ -1,0 +1,1 @@
+"""Pumice: efficient visual assistants of the LLaVA line."""

@@ -1,0 +1,104 @@
+"""A page being drawn: an image, and where each character's ink is.
+
+    Page(size) ──text(...)──> image + glyphs ──finish──> Rendered (image, glyphs, questions)
+
+Everything random comes from the ``random.Random`` that the caller passes, so that a picture is a pure function
+of its seed.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from pumice.types import Glyph
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a rendered picture, its only right answer, and the task that it counts for."""
+
+    text: str
+    answer: str
+    task: str
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A finished picture: RGB image, the characters drawn on it, and questions with answers."""
+
+    image: Image.Image
+    glyphs: tuple[Glyph, ...]
+    questions: tuple[Question, ...]
+    kind: str
+
+
+class Page:
+    """A sheet of ``size`` (width, height) pixels. ``draw`` is PIL's drawing context for lines and shapes."""
+
+    def __init__(self, size: tuple[int, int], paper: Colour, rng: random.Random) -> None:
+        self.image = Image.new("RGB", size, paper)
+        self.draw = ImageDraw.Draw(self.image)
+        self.glyphs: list[Glyph] = []
+        self.rng = rng
+
+    def text(
+        self, xy: tuple[float, float], string: str, font: ImageFont.FreeTypeFont, fill: Colour
+    ) -> tuple[float, float, float, float]:
+        """Draw one line with its top left at ``xy`` and record the ink box of each character.
+
+        Returns the box (x0, y0, x1, y1) of the line's ink in pixels. Spaces leave no glyph.
+        """
+        x, y = xy
+        self.draw.text((x, y), string, font=font, fill=fill)
+        left = x
+        for i, char in enumerate(string):
+            left += _kern(font, string[i - 1] + char) if i else 0.0
+            if not char.isspace():
+                box = _ink(font, char)
+                self.glyphs.append(Glyph(char, left + box[0], y + box[1], left + box[2], y + box[3]))
+        box = font.getbbox(string)
+        return x + box[0], y + box[1], x + box[2], y + box[3]
+
+    def finish(self, kind: str, questions: list[Question], wear: float = 0.5) -> Rendered:
+        """Wear the picture mildly with probability ``wear`` (noise, blur or JPEG) and close the page."""
+        image = self.image
+        if self.rng.random() < wear:
+            image = _wear(image, self.rng)
+        return Rendered(image, tuple(self.glyphs), tuple(questions), kind)
+
+
+# Measuring is slow and fonts are shared, so boxes and advances are remembered for each font.
+
+
+@lru_cache(maxsize=60_000)
+def _ink(font: ImageFont.FreeTypeFont, char: str) -> tuple[float, float, float, float]:
+    """Ink box of one character."""
+    return font.getbbox(char)
+
+
+@lru_cache(maxsize=400_000)
+def _kern(font: ImageFont.FreeTypeFont, pair: str) -> float:
+    """How far the second character starts after the first, kerning included."""
+    return font.getlength(pair) - font.getlength(pair[1])
+
+
+def _wear(image: Image.Image, rng: random.Random) -> Image.Image:
+    """One of: sensor noise, a slight blur, JPEG artefacts. Mild enough that 12 px text stays legible."""
+    how = rng.random()
+    if how < 0.4:
+        noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(2, 10), (image.height, image.width, 1))
+        pixels = np.asarray(image, dtype=np.float32) + noise.astype(np.float32)
+        return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    if how < 0.7:
+        return image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.6)))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=rng.randint(45, 90))
+    return Image.open(buffer).convert("RGB")

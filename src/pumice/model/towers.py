@@ -1,0 +1,84 @@
+"""Vision towers: tiles to patch features.
+
+    tiles (N, 3, S, S) ──backbone──> (N, 1 + patches, C) ──drop CLS──> (N, patches, C)
+
+A tower is a transformers backbone with a fixed tile size; the recipe names its type exactly. Pixel mean and std belong
+to the tower, because its weights expect them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pumice.types import PumiceError
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Normalisation that a tower was trained with: (pixel / 255 - mean) / std per channel."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class Dinov2Tower(nn.Module):
+    """DINOv2 at one tile size: the last layer's patch features after the final norm (Oquab et al. 2023)."""
+
+    pixels = IMAGENET
+
+    def __init__(self, config: dict[str, Any], tile: int) -> None:
+        super().__init__()
+        from transformers import Dinov2Config, Dinov2Model
+
+        # The table of positions is made for the tile once, not interpolated at every call.
+        self.config = Dinov2Config(**{**config, "image_size": tile})
+        # Eager attention is the faster one on a CPU at 257 tokens; elsewhere SDPA is.
+        self.config._attn_implementation = "sdpa"
+        self.model = Dinov2Model(self.config)
+        self.tile, self.patch, self.width = tile, self.config.patch_size, self.config.hidden_size
+        self.model.embeddings.mask_token.requires_grad_(False)
+
+    @property
+    def side(self) -> int:
+        """Patches per side of a tile."""
+        return self.tile // self.patch
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """(N, 3, S, S) to (N, side^2, C)."""
+        return self.model(pixel_values=tiles).last_hidden_state[:, 1:]
+
+    @classmethod
+    def from_folder(cls, folder: Path, tile: int) -> Dinov2Tower:
+        """The pretrained tower with its positions interpolated (bicubic, as DINOv2 does) to ``tile`` pixels."""
+        from transformers import Dinov2Model
+
+        source = Dinov2Model.from_pretrained(folder)
+        tower = cls(source.config.to_diff_dict(), tile)
+        state = source.state_dict()
+        with torch.no_grad():
+            sized = torch.zeros(1, 1 + tower.side**2, tower.width)
+            state["embeddings.position_embeddings"] = source.embeddings.interpolate_pos_encoding(sized, tile, tile)
+        tower.model.load_state_dict(state)
+        return tower
+
+
+TOWERS: dict[str, type[Dinov2Tower]] = {"dinov2": Dinov2Tower}
+
+
+def tower_class(name: str) -> type[Dinov2Tower]:
+    """The tower of an exact type name.
+
+    Raises:
+        PumiceError: no such tower.
+    """
+    if name not in TOWERS:
+        raise PumiceError(f"unknown tower type {name!r}; known: {', '.join(TOWERS)}")
+    return TOWERS[name]

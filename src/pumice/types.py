@@ -1,0 +1,152 @@
+"""The data types that a sample meets, in order, on its way to the model.
+
+    files, requests ──> Sample ──encode──> Features ──pack──> Batch ──> model
+
+Glossary of shape letters, used in every docstring:
+
+    T  tokens of a sequence or of a whole packed batch
+    D  documents packed in a batch
+    N  tiles (views) of one or more pictures
+    S  side of a tile in pixels
+    P  side of a tile's feature map after the connector, in tokens
+    C  channels of the tower       H  hidden size of the language model
+    V  vocabulary                  K  supervised tokens
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Role = Literal["system", "user", "assistant"]
+
+IMAGE = -200
+"""Token id that stands for one visual token until the model fills it in (as in LLaVA)."""
+
+IGNORE = -100
+"""Label of a token without loss."""
+
+
+class PumiceError(Exception):
+    """An error that is the user's to mend: one line that says what, where, and what to do."""
+
+
+class Glyph(NamedTuple):
+    """One drawn character and its ink box in picture pixels (x0, y0, x1, y1)."""
+
+    char: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True)
+class Media:
+    """A picture that has not been decoded yet.
+
+    ``reference`` is a path, ``bytes`` of an encoded file, or a PIL image. ``size`` is (width, height)
+    in pixels after EXIF rotation. ``glyphs`` are the characters drawn on a rendered page, when known.
+    """
+
+    reference: Any
+    size: tuple[int, int]
+    kind: Literal["image", "video", "page"] = "image"
+    frames: int = 1
+    name: str = ""
+    glyphs: tuple[Glyph, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side says: texts and media in reading order."""
+
+    role: Role
+    content: tuple[str | Media, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation about some media, from any file format or request."""
+
+    turns: tuple[Turn, ...]
+    id: str = ""
+    source: str = ""
+    task: str = ""
+
+    @property
+    def media(self) -> list[Media]:
+        """All media of the conversation in reading order."""
+        return [part for turn in self.turns for part in turn.content if isinstance(part, Media)]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one picture becomes tokens: integers that follow from its width and height alone.
+
+    The picture is resized to ``resized``, pasted at ``offset`` on a canvas of ``cols`` x ``rows`` tiles of
+    ``tile`` pixels, and cut row by row. With ``overview`` one more view, the whole picture squashed to one
+    tile, comes first. After the connector a tile is ``side`` x ``side`` tokens. ``keep`` (top, bottom, left,
+    right) is the part of the (rows*side, cols*side) token map that holds the picture; ``map`` (h, w) is the size
+    after keeping it and scaling it down; with ``newline`` every row of the map ends in one more token.
+    """
+
+    size: tuple[int, int]
+    tile: int
+    side: int
+    cols: int
+    rows: int
+    resized: tuple[int, int]
+    offset: tuple[int, int]
+    overview: bool
+    keep: tuple[int, int, int, int]
+    map: tuple[int, int]
+    newline: bool
+    tokens: int
+
+    @property
+    def views(self) -> int:
+        """Number of tiles that go through the tower, the overview included."""
+        return self.cols * self.rows + int(self.overview)
+
+
+@dataclass(frozen=True)
+class Features:
+    """One encoded sample. ids (T,) int64 with IMAGE at visual tokens, labels (T,) int64 with IGNORE where
+    there is no loss (labels[t] is the token at t, not shifted), tiles (N, 3, S, S) float32, one Layout a picture.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    tiles: Tensor
+    layouts: tuple[Layout, ...]
+    id: str = ""
+    glyphs: tuple[tuple[Glyph, ...], ...] = ()
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Documents packed into one flat stream without padding.
+
+    ids, labels, positions (T,) int64; starts (D+1,) int32 offsets of the documents, starts[D] == T;
+    tiles (N, 3, S, S) float32; layouts in reading order over all documents.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    positions: Tensor
+    starts: Tensor
+    tiles: Tensor
+    layouts: tuple[Layout, ...]
+    glyphs: tuple[tuple[Glyph, ...], ...] = ()
+
+    @property
+    def supervised(self) -> int:
+        """Tokens that carry loss."""
+        return int((self.labels != IGNORE).sum())
