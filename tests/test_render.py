@@ -80,11 +80,9 @@ def test_answers_are_printed_on_the_page(kind: str, split: fonts.Split) -> None:
                 assert "".join(line.split()) in printed, question
 
 
-@every
-def test_words_of_chart_answers_are_printed(kind: str, split: fonts.Split) -> None:
-    if kind != "chart":
-        pytest.skip("only charts print values and labels apart")
-    for picture, _ in pages(kind, split):
+@pytest.mark.parametrize("split", SPLITS)
+def test_words_of_chart_answers_are_printed(split: fonts.Split) -> None:
+    for picture, _ in pages("chart", split):
         printed = "".join(glyph.char for glyph in picture.glyphs)
         for question in picture.questions:
             for word in question.answer.split() if question.task in EXTRACTIVE else ():

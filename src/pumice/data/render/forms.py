@@ -179,7 +179,7 @@ def render(rng: random.Random, split: Split) -> Rendered:
     width = (size[0] - 2 * margin - 14 * (columns - 1)) // columns
     row = _cell_height(look, fonts)
     most = max(1, (size[1] - margin - top) // (row + 3)) * columns
-    fields = _fields(rng, split, look, fonts, width, rng.randint(min(most, 3 if columns == 1 else 5), min(most, 12)))
+    fields = _fields(rng, split, look, fonts, width, rng.randint(min(12, max(min(most, 3), most // 2)), min(most, 12)))
     _draw(page, fields, look, fonts, (margin, top, size[0] - margin, size[1] - margin), columns)
     return page.close("form", _questions(rng, fields))
 

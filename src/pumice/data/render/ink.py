@@ -3,7 +3,8 @@
     font ──char──> Piece (mask, offset, advance) ──line──> pixels on an image + the ink box of every character
 
 FreeType hints a glyph again at every call, which made measuring 70% of the time of a page. With the basic layout engine
-advances are whole pixels, so that a line put together here equals PIL's own to one level of grey (tests/test_render.py).
+advances are whole pixels, so that a line put together here equals PIL's own to one level of grey
+(tests/test_render.py).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Ink:
         """The character's piece, rasterised once."""
         if char not in self.pieces:
             mask, (left, top) = self.font.getmask2(char, "L")
-            self.pieces[char] = Piece(mask, left, top, *mask.size, self.font.getlength(char))
+            self.pieces[char] = Piece(mask, left, top, mask.size[0], mask.size[1], self.font.getlength(char))
         return self.pieces[char]
 
     def lefts(self, text: str) -> list[float]:
@@ -66,7 +67,7 @@ class Ink:
         return self.pairs[pair]
 
     def draw(self, image: Image.Image, x: int, y: int, text: str, fill: tuple[int, int, int]) -> list[Glyph]:
-        """Draw a line from (x, y), as ``ImageDraw.text`` does, and return the ink boxes of its characters (no spaces)."""
+        """Draw a line from (x, y), as ``ImageDraw.text`` does, and return its characters' ink boxes (no spaces)."""
         glyphs = []
         for char, left in zip(text, self.lefts(text), strict=False):
             piece = self.piece(char)

@@ -9,6 +9,9 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+
+from PIL import Image, ImageDraw
 
 from pumice.data.render import ink, sheet
 from pumice.data.render.facts import Numbers
@@ -45,7 +48,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart to draw. ``labels``: values are printed; ``caption``: the measure is printed; ``shares`` of a pie in %."""
+    """A chart to draw. ``labels``: values are printed; ``caption``: the measure is printed; ``shares``: per cent."""
 
     numbers: Numbers
     look: Look
@@ -107,6 +110,16 @@ def ticks(highest: float, most: int) -> list[float]:
     return [step * i for i in range(math.ceil(highest / step - 1e-9) + 1)]
 
 
+def _sparse_ticks(chart: Chart, room: int) -> tuple[list[float], list[str]]:
+    """As many ticks, with their texts, as stand side by side in ``room`` pixels without touching, or none."""
+    for most in (5, 4, 3, 2, 1):
+        marks = ticks(chart.highest, most)
+        texts = _tick_text(marks)
+        if room / (len(marks) - 1) >= max(ink.width(chart.font, text) for text in texts) + 6:
+            return marks, texts
+    return [], []
+
+
 def _tick_text(values: list[float]) -> list[str]:
     step = values[1]
     digits = next(d for d in range(6) if abs(step - round(step, d)) < 1e-9)
@@ -114,7 +127,7 @@ def _tick_text(values: list[float]) -> list[str]:
 
 
 def _legend(page: Sheet, names: Sequence[str], font: Font, box: Box, colours: Sequence[Colour]) -> int:
-    """Coloured squares with names in one or more columns of ``box``; returns its height in pixels, 0 if it can't fit."""
+    """Coloured squares with names in one or more columns of ``box``; returns its height in pixels (0: can't fit)."""
     high, square = ink.height(font) + 4, max(8, ink.height(font) - 6)
     cell = max(ink.width(font, name) for name in names) + square + 14
     columns = min(len(names), (box[2] - box[0]) // cell)
@@ -138,7 +151,7 @@ def _upright(page: Sheet, chart: Chart, box: Box, colours: Sequence[Colour]) -> 
         if not used:
             return False
         top += used + 4
-    marks = ticks(chart.highest, max(2, min(6, (bottom - top) // (2 * high))))
+    marks = ticks(chart.highest * (1.1 if chart.labels else 1), max(2, min(6, (bottom - top) // (2 * high))))
     texts = _tick_text(marks)
     axis = not chart.labels or page.rng.random() < 0.5
     left += max(ink.width(font, text) for text in texts) + 6 if axis else 2
@@ -161,15 +174,23 @@ def _upright(page: Sheet, chart: Chart, box: Box, colours: Sequence[Colour]) -> 
         _strokes(page, chart, centres, tops, colours)
     else:
         _columns(page, chart, centres, tops, (slot * page.rng.uniform(0.5, 0.85), bottom), colours)
-    for i, x in enumerate(centres) if chart.labels else ():
-        page.put(
-            x,
-            tops[i][0] - high - (5 if chart.look.style in ("dots", "squares", "stems") else 3),
-            chart.show(i),
-            font,
-            align="centre",
-        )
+    if chart.labels:
+        _point_labels(page, chart, centres, [heights[0] for heights in tops], bottom)
     return True
+
+
+def _point_labels(page: Sheet, chart: Chart, xs: list[float], ys: list[float], ground: int) -> None:
+    """Values above bars and points; under the valleys of a line, where the line would cross them."""
+    high, line = ink.height(chart.font), chart.look.sort == "line"
+    gap = 5 if chart.look.style in ("dots", "squares", "stems") else 3
+    for i, (x, y) in enumerate(zip(xs, ys, strict=True)):
+        beside = ys[max(i - 1, 0) : i] + ys[i + 1 : i + 2]
+        valley = line and all(other < y - 2 for other in beside) and y + gap + high + 3 < ground
+        top, text = round(y + gap if valley else y - gap - high), chart.show(i)
+        if line:  # clear the strokes of steep lines behind the text
+            half = ink.width(chart.font, text) / 2
+            page.draw.rectangle((x - half - 1, top, x + half + 1, top + high - 1), fill=page.theme.paper)
+        page.put(x, top, text, chart.font, align="centre")
 
 
 def _columns(
@@ -212,7 +233,7 @@ def _strokes(page: Sheet, chart: Chart, xs: list[float], tops: list[list[float]]
         points = [(x, heights[j]) for x, heights in zip(xs, tops, strict=True)]
         path = points
         if chart.look.style == "steps":
-            path = [p for a, b in zip(points, points[1:], strict=False) for p in (a, (b[0], a[1]))] + [points[-1]]
+            path = [p for a, b in pairwise(points) for p in (a, (b[0], a[1]))] + [points[-1]]
         page.draw.line(path, colours[j], 2)
         for x, y in points:
             if chart.look.style == "squares":
@@ -250,12 +271,8 @@ def _rows(page: Sheet, chart: Chart, box: Box, colours: Sequence[Colour]) -> boo
     slot = (bottom - top) / len(table.labels)
     if slot < high + 1 or right - left < 70:
         return False
-    for most in (5, 4, 3, 2, 1):
-        marks = ticks(chart.highest, most)
-        texts = _tick_text(marks)
-        if (right - left) / (len(marks) - 1) >= max(ink.width(font, text) for text in texts) + 6:
-            break
-    else:
+    marks, texts = _sparse_ticks(chart, right - left)
+    if not marks:
         return False
     right -= ink.width(font, texts[-1]) // 2 if axis else 0
     span = right - left
@@ -316,8 +333,6 @@ def _slices(
     page: Sheet, chart: Chart, circle: tuple[float, float, float], colours: Sequence[Colour], inside: bool
 ) -> None:
     """The slices of a pie clockwise from the top, drawn at four times the size so that their edges are smooth."""
-    from PIL import Image, ImageDraw
-
     x, y, radius = circle
     big = Image.new("RGB", (round(radius * 8) + 8, round(radius * 8) + 8), page.theme.paper)
     pen, box = ImageDraw.Draw(big), (4, 4, radius * 8 + 3, radius * 8 + 3)

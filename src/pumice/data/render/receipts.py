@@ -59,7 +59,7 @@ STYLES: dict[Split, tuple[Style, ...]] = {
 
 @dataclass(frozen=True)
 class Bill:
-    """What a receipt says, every string as printed. ``extras`` are (label, value) pairs of the head, ``sums`` of the end."""
+    """What a receipt says, as printed. ``extras`` are (label, value) pairs of the head, ``sums`` of the end."""
 
     shop: str
     city: str
@@ -97,7 +97,7 @@ def render(rng: random.Random, split: Split) -> Rendered:
     bill = None
     while not rows or bill is None:
         bill = _bill(rng, split, rng.randint(2, 6 if height < 280 else 10))
-        rows = _fit(rng, split, bill, style, inner)
+        bill, rows = _fit(rng, split, bill, style, inner)
     page = _paper(rng, (width, height), margin if slip else 0)
     _draw(page, rows, margin, style)
     return page.close("receipt", _questions(rng, bill))
@@ -155,8 +155,11 @@ def _bill(rng: random.Random, split: Split, count: int) -> Bill:
     )
 
 
-def _fit(rng: random.Random, split: Split, bill: Bill, style: Style, inner: Size) -> list[Row]:
-    """The rows of the largest font that fits in ``inner`` (w, h) pixels, or none. Goods are never left out."""
+def _fit(rng: random.Random, split: Split, bill: Bill, style: Style, inner: Size) -> tuple[Bill, list[Row]]:
+    """The rows of the largest font that fits in ``inner`` (w, h) pixels, or none, and the bill that they show.
+
+    Foot and extras may be left out, goods never.
+    """
     px = rng.choices((12, 13, 14, 15, 16, 17, 18, 19), (1, 3, 4, 4, 4, 3, 2, 1))[0]
     look = rng.getrandbits(32)
     while px >= 12:
@@ -164,12 +167,12 @@ def _fit(rng: random.Random, split: Split, bill: Bill, style: Style, inner: Size
         used = sum(_row_height(row) + row.gap for row in rows)
         wide = max(_row_width(row) for row in rows)
         if used <= inner[1] and wide <= inner[0]:
-            return rows
+            return bill, rows
         if used > inner[1] * 1.1 and (bill.foot or bill.extras):  # let the small print go before the font shrinks
             bill = replace(bill, foot="", extras=bill.extras[:-1])
         else:
             px = sheet.smaller(px, max(used / inner[1], wide / inner[0]), 1)
-    return []
+    return bill, []
 
 
 def _rows(rng: random.Random, split: Split, bill: Bill, style: Style, px: int) -> list[Row]:
@@ -278,7 +281,7 @@ def _draw_rule(page: Sheet, look: str, left: int, right: int, y: int) -> None:
 def _questions(rng: random.Random, bill: Bill) -> list[Question]:
     """Every question that the receipt answers; prices that two goods share are not asked back."""
     prices = [price for _, price in bill.items]
-    shop = "Which shop is this receipt from?|What is the name of the shop?|Which shop?|Name of the shop?|Where was this bought?"
+    shop = "Which shop is this receipt from?|What is the name of the shop?|Which shop?|Where was this bought?"
     total = "What is the total?|Total?|How much is the total?|What is the total amount?|How much was paid in all?"
     out = [
         ask(rng, "shop", shop, bill.shop),

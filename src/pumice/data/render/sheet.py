@@ -132,7 +132,7 @@ def pick(rng: random.Random, split: Split, px: int, style: str | None = None) ->
 
 
 def stream(rng: random.Random, name: str) -> random.Random:
-    """A generator of its own for a kind and split: without it a seed would put the same numbers on pages of both splits."""
+    """A generator for one kind and split, or a seed would put the same numbers on the pages of both splits."""
     return random.Random(f"{name} {rng.getrandbits(64)}")
 
 

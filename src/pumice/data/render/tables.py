@@ -80,7 +80,7 @@ def _time(rng: random.Random, split: Split) -> str:
 
 
 def _day(rng: random.Random, split: Split) -> str:
-    return values.date(rng, split, "{d} {mon}") if rng.random() < 0.5 else values.date(rng, split, "{y}-{m:02}-{d:02}")
+    return values.date(rng, split, rng.choice(("{d:02}.{m:02}.{yy:02}", "{y}-{m:02}-{d:02}", "{mon} {d}, {y}")))
 
 
 def _first(rng: random.Random, split: Split) -> str:
@@ -139,11 +139,11 @@ def render(rng: random.Random, split: Split) -> Rendered:
     size = (224, 224) if rng.random() < 0.8 else rng.choice(((448, 224), (448, 448), (224, 336), (336, 336)))
     look = rng.choice(LOOKS[split])
     margin = rng.randint(6, 11)
-    placed = None
-    while placed is None:
-        most = 7 if size[1] < 300 else 12
-        grid = _grid(rng, split, rng.randint(2, most), rng.choices((1, 2, 3), (3, 4, 1 if size[0] < 300 else 4))[0])
-        placed = _fit(rng, split, grid, (size[0] - 2 * margin, size[1] - 2 * margin))
+    most, columns = 7 if size[1] < 300 else 12, (3, 4, 1 if size[0] < 300 else 4)
+    while True:
+        grid = _grid(rng, split, rng.randint(2, most), rng.choices((1, 2, 3), columns)[0])
+        if placed := _fit(rng, split, grid, (size[0] - 2 * margin, size[1] - 2 * margin)):
+            break
     page = Sheet(size, sheet.pick_theme(rng), rng)
     _draw(page, grid, look, *placed, margin)
     return page.close("table", _questions(rng, grid))
@@ -295,4 +295,14 @@ def _extreme(rng: random.Random, grid: Grid, name: str, column: list[float]) -> 
     if column.count(best) > 1:
         return []
     answer = grid.rows[column.index(best)][0]
-    return [ask(rng, "extreme", "Which {k} has the {w} {c}?|{w} {c}: which {k}?", answer, k=grid.key, w=word, c=name)]
+    return [
+        ask(
+            rng,
+            "extreme",
+            "Which {k} has the {w} {c}?|{c}: which {k} is {w}?|Which {k} has {w} {c}?",
+            answer,
+            k=grid.key,
+            w=word,
+            c=name,
+        )
+    ]

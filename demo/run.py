@@ -1,0 +1,76 @@
+"""Asks the pocket model the demo's questions and shows every answer, right or wrong.
+
+    demo/questions.json + demo/pictures ──ask──> Result ──> a table here, and the page demo/out/index.html
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from page import Result, build
+from rich.console import Console
+from rich.table import Table
+
+import pumice
+from pumice.types import PumiceError
+
+HERE = Path(__file__).parent
+PAGE = HERE / "out" / "index.html"
+MODEL = "pocket"
+LONGEST = 48
+"""Tokens of an answer at most; the answers of the demo are short."""
+
+
+def main() -> None:
+    """Ask all questions, print the table, write the page."""
+    try:
+        results = ask_all()
+    except PumiceError as error:
+        raise SystemExit(f"demo: {error}") from None
+    Console().print(table(results))
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(build(results, MODEL), encoding="utf8")
+    print(f"The same with the pictures: {PAGE}")
+
+
+def ask_all() -> list[Result]:
+    """One Result a question of questions.json, in its order."""
+    rows = json.loads((HERE / "questions.json").read_text(encoding="utf8"))
+    assistant = pumice.load(MODEL)
+    results = []
+    for number, row in enumerate(rows, 1):
+        if sys.stderr.isatty():
+            print(f"\rquestion {number} of {len(rows)}", end="", file=sys.stderr, flush=True)
+        picture = HERE / "pictures" / row["picture"]
+        answer = assistant.ask(picture, row["question"], max_tokens=LONGEST)
+        results.append(Result(picture, row["question"], row["answer"], answer))
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr)
+    return results
+
+
+def table(results: list[Result]) -> Table:
+    """The results as a table with a line of totals."""
+    right = sum(result.right for result in results)
+    total = sum(result.answer.ms for result in results)
+    out = Table(show_footer=True, footer_style="bold")
+    out.add_column("picture", "total")
+    out.add_column("question", f"{len(results)} questions")
+    out.add_column("answer")
+    out.add_column("correct answer")
+    out.add_column("", f"{right} right")
+    out.add_column("tokens", str(sum(result.answer.tokens for result in results)), justify="right")
+    out.add_column("ms", f"{total:.0f}", justify="right")
+    for result in results:
+        mark = "[green]right[/]" if result.right else "[red]wrong[/]"
+        texts = [result.picture.stem, result.question, result.answer.text, result.truth]
+        # What a model says may look like markup.
+        cells = [text.replace("[", r"\[") for text in texts]
+        out.add_row(*cells, mark, str(result.answer.tokens), f"{result.answer.ms:.0f}")
+    return out
+
+
+if __name__ == "__main__":
+    main()

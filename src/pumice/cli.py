@@ -1,0 +1,378 @@
+"""The ``pumice`` command: ask and chat about pictures, train, evaluate.
+
+    argv ──COMMANDS──> arguments ──check──> (only now torch is imported) ──> text or JSON on stdout
+
+Everything that the user can get wrong is looked at before a model is loaded. A PumiceError is one line on stderr and
+exit code 2; PUMICE_DEBUG=1 shows where it came from. Answers alone go to stdout, so that they can be piped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pumice.types import PumiceError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pumice.assistant import Answer, Assistant
+
+MISTAKE = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+CHAT_HELP = """/reset  forget the conversation, keep the pictures
+/quit   leave (also Ctrl-D)
+/help   this list
+Ctrl-C stops an answer, or leaves when nothing is being answered."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are a PumiceError: one line, like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise PumiceError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit code."""
+    try:
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # a closed pipe shows here, not while the interpreter shuts down
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (PumiceError, OSError) as error:
+        if os.environ.get("PUMICE_DEBUG") == "1":
+            raise
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        print(f"pumice: {' '.join(text.split())}", file=sys.stderr)
+        return MISTAKE
+
+
+def _run(argv: list[str]) -> int:
+    """Find the command, parse what follows it, run it."""
+    top = _top_parser()
+    try:
+        if not argv:
+            top.print_help(sys.stderr)
+            return MISTAKE
+        if argv[0] in COMMANDS:
+            add, run = COMMANDS[argv[0]]
+            parser = add(argv[0])
+            # Intermixed, so that options may also stand between pictures and question.
+            return run(parser.parse_intermixed_args(argv[1:]))
+        args = top.parse_args(argv[:1])
+        if args.version:
+            from importlib.metadata import version
+
+            print(f"pumice {version('pumice')}")
+            return 0
+        near = difflib.get_close_matches(argv[0], COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
+        raise PumiceError(f"unknown command {argv[0]!r}: {hint}")
+    except SystemExit as stop:  # argparse after --help
+        return int(stop.code or 0)
+
+
+def _top_parser() -> Parser:
+    top = Parser(
+        prog="pumice",
+        description="Ask small visual assistants about pictures, train and evaluate them.",
+        usage="pumice COMMAND ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""commands:
+  ask    ask questions about pictures, print the answers
+  chat   talk about pictures, answers appear as they are made
+  train  train a model as a recipe says
+  eval   score a model on the built-in tasks
+
+examples:
+  pumice ask receipt.png "What is the total?"
+  pumice chat receipt.png
+  pumice COMMAND --help
+
+PUMICE_DEBUG=1 shows where an error came from.""",
+    )
+    top.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    top.add_argument("--version", action="store_true", help="print the version and exit")
+    return top
+
+
+def _parser(name: str, description: str, examples: str) -> Parser:
+    """An empty parser of one command. ``examples`` are shown at the end of its help."""
+    lines = "\n".join(f"  {line}" for line in examples.strip().splitlines())
+    return Parser(
+        prog=f"pumice {name}",
+        description=description,
+        epilog=f"examples:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, not {text!r}")
+    return int(text)
+
+
+def _add_model(parser: Parser, max_tokens: int) -> None:
+    parser.add_argument("--model", default="pocket", help="a model's name or folder (default: %(default)s)")
+    parser.add_argument(
+        "--max-tokens",
+        type=_positive,
+        default=max_tokens,
+        metavar="N",
+        help="longest answer in tokens (default: %(default)s)",
+    )
+
+
+# ask
+
+
+def _ask_parser(name: str) -> Parser:
+    parser = _parser(
+        name,
+        "Ask questions about one picture, or about several at once. Prints the answers alone.",
+        """
+pumice ask receipt.png "What is the total?"
+pumice ask receipt.png -q "Which shop?" -q "What is the date?"
+pumice ask before.png after.png "What has changed?"
+pumice ask - "Which city?" --json < form.png""",
+    )
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="PICTURE... QUESTION",
+        help="picture files (- is standard input), then the question; with -q the question may be left out",
+    )
+    parser.add_argument(
+        "-q", "--question", action="append", default=[], metavar="TEXT", help="one more question; may be repeated"
+    )
+    _add_model(parser, 128)
+    parser.add_argument("--json", action="store_true", help="print one JSON object a question, each on a line")
+    return parser
+
+
+def _ask(args: argparse.Namespace) -> int:
+    names, questions = _split_words(args.words, args.question)
+    pictures = _read_pictures(names)
+    assistant = _load(args.model)
+    for question in questions:
+        answer = assistant.ask(pictures, question, max_tokens=args.max_tokens)
+        if args.json:
+            print(json.dumps(_row(names, question, answer)), flush=True)
+        else:
+            # Of several answers each has its line, so that line n answers question n.
+            print(answer.text if len(questions) == 1 else " ".join(answer.text.split()), flush=True)
+    return 0
+
+
+def _split_words(words: list[str], more: list[str]) -> tuple[list[str], list[str]]:
+    """(pictures, questions) of the positional arguments and of ``-q``."""
+    last = words[-1]
+    is_file = last == "-" or (len(last) < 4096 and Path(last).is_file())
+    if more and (is_file or len(words) == 1):
+        names, questions = words, more
+    elif is_file:
+        raise PumiceError(f'no question: the last argument, {last}, is a file; say pumice ask {last} "What is this?"')
+    elif len(words) == 1:
+        raise PumiceError(f'no picture: expected pumice ask PICTURE "question", got only {last!r}')
+    else:
+        names, questions = words[:-1], [last, *more]
+    if any(not question.strip() for question in questions):
+        raise PumiceError("a question is empty; expected some text")
+    return names, questions
+
+
+def _read_pictures(names: list[str]) -> list[Image.Image]:
+    """All pictures decoded, since a file cut short shows only then."""
+    from pumice.vision.media import decode, open_image
+
+    if names.count("-") > 1:
+        raise PumiceError("standard input (-) can be read only once; name the other pictures' files")
+    return [decode(open_image(name)) for name in names]
+
+
+def _row(names: list[str], question: str, answer: Answer) -> dict[str, Any]:
+    return {
+        "pictures": names,
+        "question": question,
+        "text": answer.text,
+        "tokens": answer.tokens,
+        "visual_tokens": answer.visual_tokens,
+        "ms": round(answer.ms, 1),
+        "logprob": round(answer.logprob, 4),
+    }
+
+
+def _load(model: str) -> Assistant:
+    import pumice
+
+    return pumice.load(model)
+
+
+# chat
+
+
+def _chat_parser(name: str) -> Parser:
+    parser = _parser(
+        name,
+        "Talk about pictures. Answers appear as they are made, and earlier questions are remembered.\n\n" + CHAT_HELP,
+        """
+pumice chat receipt.png
+pumice chat before.png after.png --max-tokens 64""",
+    )
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files")
+    _add_model(parser, 256)
+    return parser
+
+
+def _chat(args: argparse.Namespace) -> int:
+    if "-" in args.pictures:
+        raise PumiceError("chat reads your questions from standard input: name the picture's file instead of -")
+    pictures = _read_pictures(args.pictures)
+    assistant = _load(args.model)
+    prompt = ""
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  (gives input() line editing and history)
+
+        prompt = "> "
+        print("Ask about the picture. /help lists the commands.", file=sys.stderr)
+    history: list[dict[str, Any]] = []
+    while True:
+        try:
+            line = input(prompt).strip()
+        except EOFError:
+            if prompt:
+                print()
+            return 0
+        if line == "/quit":
+            return 0
+        if line == "/reset":
+            history = []
+        elif line.startswith("/"):
+            print(CHAT_HELP if line == "/help" else f"unknown command {line}\n{CHAT_HELP}", file=sys.stderr)
+        elif line:
+            history = _turn(assistant, pictures, history, line, args.max_tokens)
+
+
+def _turn(
+    assistant: Assistant, pictures: list[Image.Image], history: list[dict[str, Any]], line: str, max_tokens: int
+) -> list[dict[str, Any]]:
+    """Ask one question and print its answer. Returns the new history; the old one if no answer was finished."""
+    content: list[dict[str, Any]] = [{"type": "text", "text": line}]
+    if not history:
+        content = [*({"type": "image", "image": picture} for picture in pictures), *content]
+    asked = [*history, {"role": "user", "content": content}]
+    said = ""
+    try:
+        for piece in assistant.chat(asked, stream=True, max_tokens=max_tokens):
+            if isinstance(piece, str):
+                said += piece
+                print(piece, end="", flush=True)
+        print(flush=True)
+    except KeyboardInterrupt:
+        print("\nstopped; this question is forgotten", file=sys.stderr)
+        return history
+    except PumiceError as error:  # such as a conversation that has grown too long: /reset helps
+        print(f"pumice: {error}", file=sys.stderr)
+        return history
+    return [*asked, {"role": "assistant", "content": said}]
+
+
+# train and eval
+
+
+def _train_parser(name: str) -> Parser:
+    parser = _parser(
+        name,
+        "Train a model as a recipe (a TOML file) says.",
+        """
+pumice train recipes/pocket.toml --out runs/pocket
+pumice train recipes/pocket.toml seed=1 --out runs/second
+pumice train recipes/pocket.toml --out runs/pocket --resume""",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="the recipe's file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the run (default: runs/ and the recipe's name)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    parser.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes (default: %(default)s)")
+    return parser
+
+
+def _train(args: argparse.Namespace) -> int:
+    recipe = Path(args.recipe)
+    if not recipe.is_file():
+        raise PumiceError(f"{recipe}: no such recipe file")
+    for override in args.overrides:
+        if not override.partition("=")[0] or "=" not in override:
+            raise PumiceError(f"{override!r} is not a setting: expected key=value")
+    out = args.out or Path("runs") / recipe.stem
+    used = out.is_dir() and any(out.iterdir())
+    if out.exists() and not out.is_dir():
+        raise PumiceError(f"{out}: a file, expected a folder for the run")
+    if used and not args.resume:
+        raise PumiceError(f"{out} holds a run already: add --resume to go on with it, or choose another --out")
+    if args.resume and not used:
+        raise PumiceError(f"{out}: no run to resume; leave --resume out to start one")
+    from pumice.train import run
+
+    run.main(str(recipe), args.overrides, out, args.workers)
+    return 0
+
+
+def _eval_parser(name: str) -> Parser:
+    parser = _parser(
+        name,
+        "Score a model on the built-in tasks: rendered pages and pictures that no model was trained on.",
+        """
+pumice eval pocket
+pumice eval pocket --tasks receipt,form -n 20
+pumice eval runs/pocket --json scores.json --html scores.html""",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model's name or folder")
+    parser.add_argument("--tasks", metavar="A,B", help="only these tasks (default: all)")
+    parser.add_argument("-n", type=_positive, default=50, metavar="N", help="pictures a task (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores as JSON")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with pictures and answers")
+    return parser
+
+
+def _eval(args: argparse.Namespace) -> int:
+    tasks = [task.strip() for task in args.tasks.split(",") if task.strip()] if args.tasks is not None else None
+    if tasks == []:
+        raise PumiceError("--tasks is empty; expected names with commas between them")
+    for path in (args.json, args.html):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise PumiceError(f"{path}: can't be written; expected a file name in a folder that exists")
+    from pumice.eval import embedded
+
+    embedded.main(args.model, tasks, args.n, args.json, args.html)
+    return 0
+
+
+Command = tuple[Callable[[str], Parser], Callable[[argparse.Namespace], int]]
+COMMANDS: dict[str, Command] = {
+    "ask": (_ask_parser, _ask),
+    "chat": (_chat_parser, _chat),
+    "train": (_train_parser, _train),
+    "eval": (_eval_parser, _eval),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, and the embedded held-out table of rendered pictures."""

@@ -1,0 +1,80 @@
+"""Assembling a model from a recipe's [model] table: pretrained tower and language model, a fresh connector.
+
+    ModelConfig ──parts, folders──> tower + connector + lm ──> AssistantModel, Processor
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pumice.chat import get_template
+from pumice.config import ModelConfig
+from pumice.encode import Processor
+from pumice.model.assistant import AssistantModel
+from pumice.model.connectors import CONNECTORS, init_connector
+from pumice.model.towers import tower_class
+from pumice.pocket.parts import PARTS, get_part
+from pumice.types import PumiceError
+
+
+def locate(source: str) -> Path:
+    """The folder of a pretrained part, or of a model that the user has.
+
+    Raises:
+        PumiceError: neither a known part nor a folder.
+    """
+    if source in PARTS:
+        return get_part(source)
+    folder = Path(source).expanduser()
+    if not (folder / "config.json").is_file():
+        raise PumiceError(f"{source!r} is neither a pretrained part ({', '.join(PARTS)}) nor a folder with a config.json")
+    return folder
+
+
+def auto_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the hardware multiplies it fast, else fp32 (without AVX-512 BF16 or AMX it is far slower)."""
+    if device.type == "cpu":
+        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return torch.bfloat16
+
+
+def build_model(config: ModelConfig, seed: int = 0) -> AssistantModel:
+    """The untrained assistant in fp32: pretrained parts, seeded connector and newline."""
+    from transformers import AutoModelForCausalLM
+
+    tower = tower_class(config.tower.type).from_folder(locate(config.tower.source), config.tower.tile)
+    lm: Any = AutoModelForCausalLM.from_pretrained(locate(config.lm), dtype=torch.float32)
+    connector = CONNECTORS[config.connector.type](
+        tower.width, lm.config.hidden_size, config.connector.shuffle, config.connector.depth
+    )
+    scale = float(lm.get_input_embeddings().weight.detach().std())
+    init_connector(connector, scale, seed)
+    model = AssistantModel(tower, connector, lm)
+    with torch.no_grad():
+        model.newline.normal_(0.0, scale, generator=torch.Generator().manual_seed(seed))
+    side = tower.side // config.connector.shuffle
+    if (config.layout.tile, config.layout.side) != (tower.tile, side):
+        raise PumiceError(
+            f"the layout has tiles of {config.layout.tile} px and {config.layout.side} tokens a side, "
+            f"tower and connector give {tower.tile} px and {side}"
+        )
+    return model
+
+
+def build_processor(config: ModelConfig) -> Processor:
+    """Tokenizer, template, layout and pixel statistics of a model."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder = locate(config.lm)
+    pixels = tower_class(config.tower.type).pixels
+    return Processor(
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+        template=get_template(config.template),
+        policy=config.layout,
+        mean=pixels.mean,
+        std=pixels.std,
+        max_tokens=AutoConfig.from_pretrained(folder).max_position_embeddings,
+    )

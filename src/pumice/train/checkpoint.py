@@ -1,0 +1,105 @@
+"""Checkpoints without pickle: safetensors and JSON in a folder that appears whole or not at all.
+
+    runs/NAME/checkpoints/read-00000300/ model.safetensors (all that ever trained) · optimizer.safetensors · state.json
+
+A save writes a scratch folder, flushes it to disk and renames it; the newest two are kept. A scratch folder left by a
+killed process is ignored and removed at the next save.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pumice.train.objectives import Learner
+from pumice.types import PumiceError
+
+KEEP = 2
+
+
+def training_state(learner: Learner) -> dict[str, Tensor]:
+    """Every tensor that a stage may have changed: all but the frozen weights of a low-rank language model."""
+    state: dict[str, Tensor] = {f"head.{name}": value for name, value in learner.head.state_dict().items()}
+    low_rank = any(".lora_A." in name for name, _ in learner.model.lm.named_parameters())
+    for name, value in learner.model.state_dict().items():
+        if name.startswith("lm.") and (".lora_" not in name if low_rank else not lm_trained(learner)):
+            continue
+        state[name] = value
+    return {name: value.contiguous() for name, value in state.items()}
+
+
+def lm_trained(learner: Learner) -> bool:
+    """Whether the language model's own weights train (no low-rank update in between)."""
+    return any(parameter.requires_grad for parameter in learner.model.lm.parameters())
+
+
+def save_checkpoint(
+    folder: Path, learner: Learner, optimizer: torch.optim.Optimizer, names: dict[str, nn.Parameter], state: dict[str, Any]
+) -> Path:
+    """Write one checkpoint; ``state`` needs "stage" and "step" (steps done). Returns its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".tmp-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    scratch = folder / f".tmp-{os.getpid()}"
+    scratch.mkdir()
+    save_file(training_state(learner), scratch / "model.safetensors")
+    moments: dict[str, Tensor] = {}
+    for name, parameter in names.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            moments[f"{key}/{name}"] = torch.as_tensor(value).contiguous()
+    save_file(moments, scratch / "optimizer.safetensors")
+    (scratch / "state.json").write_text(json.dumps(state, indent=1))
+    for path in [*scratch.iterdir(), scratch]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    final = folder / f"{state['stage']}-{state['step']:08d}"
+    shutil.rmtree(final, ignore_errors=True)
+    scratch.rename(final)
+    for old in checkpoints(folder)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    found = [path.parent for path in folder.glob("*/state.json") if not path.parent.name.startswith(".tmp-")]
+    return sorted(found, key=lambda path: json.loads((path / "state.json").read_text())["saves"])
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The state.json of a checkpoint."""
+    return json.loads((checkpoint / "state.json").read_text())
+
+
+def load_training_state(checkpoint: Path, learner: Learner) -> None:
+    """Put a checkpoint's tensors into the learner.
+
+    Raises:
+        PumiceError: a tensor is unknown or of another shape; all are listed.
+    """
+    tensors = load_file(checkpoint / "model.safetensors")
+    targets = learner.model.state_dict() | {f"head.{k}": v for k, v in learner.head.state_dict().items()}
+    wrong = [name for name, value in tensors.items() if name not in targets or targets[name].shape != value.shape]
+    if wrong:
+        raise PumiceError(f"{checkpoint}: doesn't fit this recipe's model: {', '.join(wrong[:8])} ({len(wrong)} tensors)")
+    with torch.no_grad():
+        for name, value in tensors.items():
+            targets[name].copy_(value)
+
+
+def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, names: dict[str, nn.Parameter]) -> None:
+    """Restore AdamW's moments and step counts by parameter name."""
+    moments = load_file(checkpoint / "optimizer.safetensors")
+    for key, value in moments.items():
+        kind, _, name = key.partition("/")
+        if name not in names:
+            raise PumiceError(f"{checkpoint}: optimizer state of unknown parameter {name}")
+        optimizer.state[names[name]][kind] = value

@@ -1,0 +1,178 @@
+"""What a stage teaches: each objective turns a batch into loss terms.
+
+    read    tiles ─tower─> features ─DenseHead─> characters of each patch
+    align   tiles ─tower─> ─connector─> visual tokens ─LM's embedding─> the LM tokens drawn under each of them
+    answer  the whole model: next token at supervised places, and the reading loss beside it when weighted
+
+A term is a sum with its count, so that the loop can divide by the count over all workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from pumice.model.assistant import AssistantModel, supervised_rows
+from pumice.train.dense import dense_accuracy, dense_loss, glyph_slots
+from pumice.types import Batch, Glyph, Layout
+from pumice.vision.layout import glyph_views
+
+ALIGN_LOGIT = 16.0
+"""Logit of a visual token that equals a word embedding of mean length."""
+
+
+@dataclass
+class Term:
+    """One part of a loss: ``total`` 0-dim sum over ``count`` items; it enters as weight * total / global count."""
+
+    name: str
+    total: Tensor
+    count: Tensor
+    weight: float = 1.0
+    right: int = 0
+    items: int = 0
+
+
+@dataclass
+class Learner:
+    """Everything that trains: the model, the reading head (training only) and the tokenizer for alignment."""
+
+    model: AssistantModel
+    head: nn.Module
+    tokenizer: Any
+    dense_weight: float = 0.0
+    cache: dict[str, list[int]] = field(default_factory=dict)
+
+    def words(self, word: str) -> list[int]:
+        """Ids of a word as it reads in running text (with its leading space)."""
+        if word not in self.cache:
+            self.cache[word] = self.tokenizer(" " + word, add_special_tokens=False, split_special_tokens=True).input_ids
+        return self.cache[word]
+
+
+def read(learner: Learner, batch: Batch) -> list[Term]:
+    """Dense reading of the tower alone."""
+    return [_dense_term(learner, batch, learner.model.tower(batch.tiles), 1.0)]
+
+
+def align(learner: Learner, batch: Batch) -> list[Term]:
+    """Each visual token names the LM tokens drawn under it."""
+    model = learner.model
+    tokens = model.visual(model.project(model.tower(batch.tiles)), batch.layouts)
+    places, targets = alignment_targets(batch, learner)
+    table = model.lm.get_input_embeddings().weight.detach()
+    scale = ALIGN_LOGIT / float(table.square().sum(1).mean())
+    logits = F.linear(tokens[places], table).float() * scale
+    # Where several tokens share a visual token, each counts in proportion: the target is a mixture.
+    share = 1.0 / torch.bincount(places, minlength=tokens.shape[0])[places].float()
+    losses = F.cross_entropy(logits, targets, reduction="none") * share
+    right = int((logits.argmax(-1) == targets).sum())
+    return [Term("align", losses.sum(), share.sum(), 1.0, right, targets.numel())]
+
+
+def answer(learner: Learner, batch: Batch) -> list[Term]:
+    """The questions' answers, with the reading loss beside them when ``dense_weight`` > 0."""
+    model = learner.model
+    features = model.tower(batch.tiles)
+    embedded = model.embed(batch, model.project(features))
+    rows, targets = supervised_rows(batch)
+    logits = model.lm.lm_head(model.hidden(batch, embedded)[rows]).float()
+    loss = F.cross_entropy(logits, targets, reduction="sum")
+    right = int((logits.argmax(-1) == targets).sum())
+    count = torch.tensor(float(targets.numel()))
+    terms = [Term("answer", loss, count, 1.0, right, targets.numel())]
+    if learner.dense_weight and any(batch.glyphs):
+        terms.append(_dense_term(learner, batch, features, learner.dense_weight))
+    elif learner.dense_weight:
+        # A worker without text pages still takes part in the sum over workers.
+        terms.append(Term("read", features.sum() * 0.0, torch.tensor(0.0), learner.dense_weight))
+    return terms
+
+
+OBJECTIVES: dict[str, Callable[[Learner, Batch], list[Term]]] = {"read": read, "align": align, "answer": answer}
+
+
+def _dense_term(learner: Learner, batch: Batch, features: Tensor, weight: float) -> Term:
+    """Reading loss over the pictures that carry glyphs."""
+    patch = learner.model.tower.patch
+    labels, keep, start = [], [], 0
+    for placed, glyphs in zip(batch.layouts, batch.glyphs, strict=True):
+        if glyphs:
+            labels.append(glyph_slots(glyphs, placed, int(patch)))
+            keep += range(start, start + placed.views)
+        start += placed.views
+    wanted = torch.cat(labels)
+    logits = learner.head(features[keep])
+    total, count = dense_loss(logits, wanted)
+    right, items = dense_accuracy(logits, wanted)
+    return Term("read", total, count, weight, right, items)
+
+
+def alignment_targets(batch: Batch, learner: Learner) -> tuple[Tensor, Tensor]:
+    """(index of the visual token, LM token) pairs, both (K,): the token's middle lies in that visual token."""
+    places: list[int] = []
+    targets: list[int] = []
+    start = 0
+    for placed, glyphs in zip(batch.layouts, batch.glyphs, strict=True):
+        for word in split_words(glyphs):
+            pieces = learner.words("".join(glyph.char for glyph in word))
+            for token, (x, y) in zip(pieces, _middles(word, len(pieces), learner, pieces), strict=True):
+                for place in visual_places(placed, x, y):
+                    places.append(start + place)
+                    targets.append(token)
+        start += placed.tokens
+    return torch.tensor(places, dtype=torch.int64), torch.tensor(targets, dtype=torch.int64)
+
+
+def split_words(glyphs: Sequence[Glyph]) -> list[list[Glyph]]:
+    """Glyphs in drawing order, cut where a gap is wider than a space or a new line starts."""
+    words: list[list[Glyph]] = []
+    for glyph in glyphs:
+        last = words[-1][-1] if words else None
+        if last is not None:
+            height = max(g.y1 - g.y0 for g in words[-1][-8:])
+            gap = glyph.x0 - last.x1
+            apart = abs((glyph.y0 + glyph.y1) - (last.y0 + last.y1)) / 2
+            if -height < gap < 0.3 * max(height, 8.0) and apart < max(height, 8.0):
+                words[-1].append(glyph)
+                continue
+        words.append([glyph])
+    return words
+
+
+def _middles(word: list[Glyph], count: int, learner: Learner, pieces: list[int]) -> list[tuple[float, float]]:
+    """Pixel middle of each piece of a word: x by its characters, y the middle of the word's ink."""
+    top, bottom = min(g.y0 for g in word), max(g.y1 for g in word)
+    lengths = [len(learner.tokenizer.decode([piece]).strip()) for piece in pieces]
+    if sum(lengths) != len(word):
+        lengths = [len(word) // count] * count
+    middles, done = [], 0
+    for length in lengths:
+        run = word[min(done, len(word) - 1) : done + length] or word[-1:]
+        middles.append(((run[0].x0 + run[-1].x1) / 2, (top + bottom) / 2))
+        done += length
+    return middles
+
+
+def visual_places(layout: Layout, x: float, y: float) -> list[int]:
+    """Indices among the picture's visual tokens that show picture pixel (x, y): in the map, and in the overview."""
+    places = []
+    top, _, left, _ = layout.keep
+    pitch = layout.tile / layout.side
+    for view, (vx, vy, _, _) in glyph_views(layout, (x, y, x, y)):
+        col, row = min(int(vx / pitch), layout.side - 1), min(int(vy / pitch), layout.side - 1)
+        if layout.overview and view == 0:
+            places.append(row * layout.side + col)
+            continue
+        tile = view - int(layout.overview)
+        col += tile % layout.cols * layout.side - left
+        row += tile // layout.cols * layout.side - top
+        if 0 <= row < layout.map[0] and 0 <= col < layout.map[1]:
+            first = layout.side**2 if layout.overview else 0
+            places.append(first + row * (layout.map[1] + layout.newline) + col)
+    return places

@@ -1,0 +1,74 @@
+"""Optimiser and schedule: one learning rate a module, zero is frozen.
+
+    Learner + Stage ──trainable──> {name: parameter} ──AdamW groups──> step with a factor of warm-up, plateau, decay
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pumice.config import Stage
+from pumice.train.lora import has_lora
+from pumice.train.objectives import Learner
+from pumice.types import PumiceError
+
+
+def modules_of(learner: Learner) -> dict[str, nn.Module | nn.Parameter]:
+    """The modules that a recipe's ``lr`` table names."""
+    model = learner.model
+    return {
+        "tower": model.tower,
+        "connector": model.connector,
+        "newline": model.newline,
+        "lm": model.lm,
+        "head": learner.head,
+    }
+
+
+def freeze(learner: Learner, stage: Stage) -> dict[str, nn.Parameter]:
+    """Set requires_grad by the stage's learning rates; returns the trainable parameters by full name.
+
+    Raises:
+        PumiceError: nothing trains.
+    """
+    trainable: dict[str, nn.Parameter] = {}
+    for name, module in modules_of(learner).items():
+        on = stage.lr.get(name, 0.0) > 0
+        low_rank = name == "lm" and isinstance(module, nn.Module) and has_lora(module)
+        items = module.named_parameters() if isinstance(module, nn.Module) else [("", module)]
+        for path, parameter in items:
+            wanted = on and (".lora_" in path or not low_rank) and "mask_token" not in path
+            parameter.requires_grad_(wanted)
+            if wanted:
+                trainable[f"{name}.{path}".rstrip(".")] = parameter
+    if not trainable:
+        raise PumiceError(f"stage {stage.name!r} trains nothing: every learning rate is 0")
+    return trainable
+
+
+def make_optimizer(trainable: dict[str, nn.Parameter], stage: Stage) -> torch.optim.AdamW:
+    """AdamW with a group a module and kind; weight decay on matrices only. Groups remember their ``peak`` rate."""
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in trainable.items():
+        groups.setdefault((name.split(".")[0], parameter.dim() >= 2), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "peak": stage.lr[module],
+                "lr": stage.lr[module],
+                "weight_decay": stage.weight_decay if matrix else 0.0,
+            }
+            for (module, matrix), parameters in groups.items()
+        ],
+        betas=stage.betas,
+        fused=True,
+    )
+
+
+def factor(stage: Stage, step: int) -> float:
+    """Learning-rate factor at a step: linear warm-up, plateau, linear decay over the last ``decay`` of the steps."""
+    start = round(stage.steps * (1.0 - stage.decay))
+    fall = 1.0 if step < start else max(stage.floor, 1.0 - (step - start) / max(1, stage.steps - start))
+    return min(1.0, (step + 1) / max(1, stage.warmup)) * fall

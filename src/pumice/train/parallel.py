@@ -1,0 +1,69 @@
+"""Several workers, one model: plain data parallelism over gloo or NCCL with a global normaliser.
+
+    counts of all workers ──sum──> loss = sum / global count ──backward──> gradients ──sum──> the same step everywhere
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class World:
+    """This worker's rank and the number of workers."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+
+def join_world() -> World:
+    """Join the group that torchrun (or `pumice train --workers`) set up; alone when there is none."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World()
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return World(dist.get_rank(), size)
+
+
+def sum_counts(counts: Sequence[Tensor], world: World) -> list[float]:
+    """Each count summed over the workers."""
+    stacked = torch.stack([count.detach().double() for count in counts])
+    if world.size > 1:
+        dist.all_reduce(stacked)
+    return stacked.tolist()
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
+    """Sum the gradients over the workers in one message; a parameter that this batch didn't touch counts as zero."""
+    parameters = list(parameters)
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    if world.size == 1:
+        return
+    flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
+    dist.all_reduce(flat)
+    start = 0
+    for parameter in parameters:
+        parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
+        start += parameter.numel()
+
+
+def any_worker(flag: bool, world: World) -> bool:
+    """Whether ``flag`` holds on some worker: all of them must stop after the same step, or the others would wait."""
+    if world.size == 1:
+        return flag
+    asked = torch.tensor([float(flag)])
+    dist.all_reduce(asked)
+    return bool(asked.item())

@@ -1,0 +1,156 @@
+"""`pumice train`: a recipe's stages one after the other, resumable, on one or several workers.
+
+    recipe.toml ──> runs/NAME/ recipe.toml · log.jsonl · checkpoints/ · delta.safetensors (at the end of every stage)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pumice.config import Recipe, Stage, digest, load_recipe, resolved
+from pumice.model.build import build_model, build_processor, locate
+from pumice.model.towers import tower_class
+from pumice.model.weights import pack_delta, save_delta
+from pumice.train.checkpoint import checkpoints, load_training_state, read_state
+from pumice.train.dense import DenseHead
+from pumice.train.lora import add_lora, has_lora, lora_pairs
+from pumice.train.loop import Run, run_stage
+from pumice.train.objectives import Learner
+from pumice.train.parallel import World, join_world
+from pumice.types import PumiceError
+
+
+def main(recipe_path: str, overrides: Sequence[str], out: Path, workers: int) -> None:
+    """Train a recipe into ``out``, or continue the run that is there.
+
+    Raises:
+        PumiceError: a faulty recipe, or ``out`` holds a run of another recipe.
+    """
+    recipe = load_recipe(recipe_path, list(overrides))
+    if workers > 1 and "WORLD_SIZE" not in os.environ:
+        _spawn(workers)
+        return
+    # One thread a worker: two single-threaded workers beat one with two threads when the machine is shared.
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(1, workers)))
+    train(recipe, out, join_world())
+
+
+def _spawn(workers: int) -> None:
+    """Start this same command under torchrun."""
+    # fmt: off
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}",
+        "-m", "pumice.cli", *sys.argv[1:],
+    ]
+    # fmt: on
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        code = process.wait()
+    if code:
+        raise PumiceError(f"training stopped with exit code {code}; the same command continues from the last checkpoint")
+
+
+def make_learner(recipe: Recipe, seed: int) -> Learner:
+    """Model, reading head and tokenizer of a recipe, untrained."""
+    model = build_model(recipe.model, seed)
+    head = DenseHead(model.tower.width)
+    with torch.no_grad():
+        head.linear.weight.normal_(0.0, 0.02, generator=torch.Generator().manual_seed(seed))
+        head.linear.bias.zero_()
+    return Learner(model, head, build_processor(recipe.model).tokenizer)
+
+
+def train(recipe: Recipe, out: Path, world: World) -> Learner:
+    """All stages of a recipe, from wherever ``out`` stands."""
+    _claim(recipe, out, world)
+    learner = make_learner(recipe, recipe.seed)
+    stages = {stage.name: stage for stage in recipe.stages}
+    found = checkpoints(out / "checkpoints")
+    state = read_state(found[-1]) if found else {"stage": recipe.stages[0].name, "step": 0, "saves": 0}
+    if state["stage"] not in stages:
+        raise PumiceError(f"{found[-1]}: its stage {state['stage']!r} is not in the recipe ({', '.join(stages)})")
+    first = list(stages).index(state["stage"])
+    if any(stage.lora for stage in recipe.stages[: first + 1]):
+        _need_lora(recipe, learner, first)
+    if found:
+        load_training_state(found[-1], learner)
+    run = Run(learner, build_processor(recipe.model), recipe.seed, out, world, Printer(), saves=state["saves"])
+    _stop_on_signals(run)
+    with (out / f"log-{world.rank}.jsonl").open("a") as log:
+        run.log = log
+        for position, stage in enumerate(recipe.stages[first:], first):
+            begin = state["step"] if position == first else 0
+            _need_lora(recipe, learner, position)
+            if begin < stage.steps:
+                run_stage(run, stage, begin, found[-1] if found and begin else None)
+            if run.stopped:
+                return learner
+            if world.main:
+                export_delta(recipe, learner, out / "delta.safetensors", stage.name)
+    return learner
+
+
+def _need_lora(recipe: Recipe, learner: Learner, position: int) -> None:
+    """Insert the low-rank matrices when a stage up to ``position`` asks for them; they stay for later stages."""
+    configs = [stage.lora for stage in recipe.stages[: position + 1] if stage.lora is not None]
+    if configs and not has_lora(learner.model.lm):
+        add_lora(learner.model.lm, configs[-1], recipe.seed)
+
+
+def export_delta(recipe: Recipe, learner: Learner, path: Path, note: str) -> None:
+    """Write what was trained as a small file that `pumice.load` takes."""
+    base = tower_class(recipe.model.tower.type).from_folder(locate(recipe.model.tower.source), recipe.model.tower.tile)
+    packed = pack_delta(learner.model, base, lora_pairs(learner.model.lm))
+    save_delta(packed, path, {"recipe": recipe.name, "digest": digest(recipe), "stage": note})
+
+
+def _claim(recipe: Recipe, out: Path, world: World) -> None:
+    """Write the resolved recipe into a new run folder, or refuse a folder that belongs to another model."""
+    if not world.main:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "recipe.toml"
+    if path.exists():
+        before = load_recipe(path)
+        if before.model != recipe.model or before.seed != recipe.seed:
+            raise PumiceError(f"{out} holds a run of another model or seed (see {path}); choose another --out")
+    path.write_text(resolved(recipe))
+
+
+class Printer:
+    """One line a logged row: progress, losses, throughput and time left."""
+
+    def __call__(self, stage: Stage, row: dict[str, Any]) -> None:
+        left = (stage.steps - row["step"]) * row["step_s"]
+        losses = "  ".join(f"{key} {value}" for key, value in row.items() if key.endswith(("_loss", "_accuracy")))
+        print(
+            f"{stage.name} {row['step']}/{stage.steps}  {losses}  {row['pictures_s']} pictures/s a worker  "
+            f"data {row['wait']:.0%}  left {time.strftime('%H:%M:%S', time.gmtime(left))}",
+            flush=True,
+        )
+
+
+def _stop_on_signals(run: Run) -> None:
+    """SIGTERM and Ctrl-C end the run after the current step, with a checkpoint."""
+    asked: list[int] = []
+
+    def ask(number: int, _: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGINT, ask)
+    run.stop = lambda: bool(asked)
