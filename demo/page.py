@@ -9,6 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pumice.eval.metrics import exact_match
+
 if TYPE_CHECKING:
     from pumice.assistant import Answer
 
@@ -25,11 +27,7 @@ class Result:
     @property
     def right(self) -> bool:
         """Whether the answer is the true one, apart from case, spaces and a full stop at the end."""
-        return _plain(self.answer.text) == _plain(self.truth)
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).removesuffix(".")
+        return exact_match(self.answer.text, self.truth)
 
 
 PAGE = """<!doctype html>

@@ -1,6 +1,6 @@
 """Asks the pocket model the demo's questions and shows every answer, right or wrong.
 
-    demo/questions.json + demo/pictures ──ask──> Result ──> a table here, and the page demo/out/index.html
+demo/questions.json + demo/pictures ──ask──> Result ──> a table here, and the page demo/out/index.html
 """
 
 from __future__ import annotations

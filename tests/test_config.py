@@ -41,13 +41,13 @@ def test_every_recipe_reads_and_survives_a_round_trip(path, tmp_path):
 
 def test_pocket():
     recipe = load_recipe(RECIPES / "pocket.toml")
-    read, align, answer = recipe.stages
     assert recipe.model.layout == POCKET
-    assert (read.name, read.steps, read.lr) == ("read", 900, {"tower": 3e-4, "head": 2e-3})
-    assert sum(read.data.values()) == pytest.approx(1)
-    assert align.lr == {"connector": 1e-3, "newline": 1e-3}
+    assert [stage.objective for stage in recipe.stages] == ["read", "align", "answer"]
+    read, _, answer = recipe.stages
+    assert set(read.lr) == {"tower", "head"}
+    assert read.lora is None
     assert answer.lora == LoraConfig(32, 64.0)
-    assert (answer.dense_weight, answer.decay, answer.floor, answer.clip) == (0.5, 0.3, 0.03, 1.0)
+    assert all(sum(stage.data.values()) == pytest.approx(1) for stage in recipe.stages)
 
 
 def test_tiny_is_pocket_with_other_steps():
@@ -160,8 +160,13 @@ def test_cycles_missing_and_broken_files(write, tmp_path):
 
 def test_the_digest_follows_values_not_their_order(write):
     pocket = load_recipe(RECIPES / "pocket.toml")
-    swapped = load_recipe(write(pocket2='base = "pocket.toml"\nname = "pocket"'), ["stages.read.lr.tower=3e-4"])
-    assert digest(swapped) == digest(pocket)
+    objects = pocket.stages[-1].data["objects"]
+    text = f'base = "pocket.toml"\nname = "pocket"\nstages.answer.data = {{ objects = {objects} }}'
+    assert digest(load_recipe(write(same=text))) == digest(pocket)
+    first = "stages.read.lr = { head = 1, tower = 2 }"
+    other = "stages.read.lr = { tower = 2, head = 1 }"
+    head = 'base = "pocket.toml"\nname = "pocket"\n'
+    assert digest(load_recipe(write(a=head + first))) == digest(load_recipe(write(b=head + other)))
     assert digest(load_recipe(RECIPES / "pocket.toml", ["seed=1"])) != digest(pocket)
 
 

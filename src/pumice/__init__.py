@@ -1,1 +1,64 @@
-"""Pumice: efficient visual assistants of the LLaVA line."""
+"""Pumice: efficient visual assistants of the LLaVA line.
+
+>>> import pumice
+>>> assistant = pumice.load("pocket")
+>>> assistant.ask("receipt.png", "What is the total?").text
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pumice.types import PumiceError
+
+if TYPE_CHECKING:
+    from pumice.assistant import Answer, Assistant
+
+__version__ = "0.1.0"
+__all__ = ["Answer", "Assistant", "PumiceError", "__version__", "load"]
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def load(name: str = "pocket", dtype: str = "auto", device: str = "auto") -> Assistant:
+    """Open an assistant: "pocket", or the folder of a training run.
+
+    ``dtype`` auto is bfloat16 where the hardware multiplies it fast, else float32; ``device`` auto is the first GPU,
+    else the CPU.
+
+    Raises:
+        PumiceError: unknown name, dtype or device, or weights that can't be read.
+    """
+    from pathlib import Path
+
+    import torch
+
+    from pumice.config import load_recipe
+    from pumice.pocket.model import load_assistant, load_pocket
+
+    if dtype not in DTYPES:
+        raise PumiceError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    chosen = None if dtype == "auto" else getattr(torch, dtype)
+    try:
+        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    except RuntimeError as error:
+        raise PumiceError(f"device {device!r}: {error}") from None
+    if name == "pocket":
+        return load_pocket(chosen, place)
+    folder = Path(name).expanduser()
+    if (folder / "recipe.toml").is_file() and (folder / "delta.safetensors").is_file():
+        return load_assistant(
+            load_recipe(folder / "recipe.toml").model, folder / "delta.safetensors", chosen, place, name
+        )
+    raise PumiceError(
+        f"unknown model {name!r}; expected 'pocket' or a training run's folder (recipe.toml, delta.safetensors)"
+    )
+
+
+def __getattr__(attribute: str) -> object:
+    """Answer and Assistant, imported on first use: importing pumice stays fast."""
+    if attribute in ("Answer", "Assistant"):
+        from pumice import assistant
+
+        return getattr(assistant, attribute)
+    raise AttributeError(attribute)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pumice.talk import HELP, converse
 from pumice.types import PumiceError
 
 if TYPE_CHECKING:
@@ -27,11 +28,6 @@ if TYPE_CHECKING:
 MISTAKE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 PIPE_CLOSED = 141  # 128 + SIGPIPE
-
-CHAT_HELP = """/reset  forget the conversation, keep the pictures
-/quit   leave (also Ctrl-D)
-/help   this list
-Ctrl-C stops an answer, or leaves when nothing is being answered."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -111,11 +107,12 @@ PUMICE_DEBUG=1 shows where an error came from.""",
     return top
 
 
-def _parser(name: str, description: str, examples: str) -> Parser:
+def _parser(name: str, description: str, examples: str, usage: str | None = None) -> Parser:
     """An empty parser of one command. ``examples`` are shown at the end of its help."""
     lines = "\n".join(f"  {line}" for line in examples.strip().splitlines())
     return Parser(
         prog=f"pumice {name}",
+        usage=usage,
         description=description,
         epilog=f"examples:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -151,6 +148,7 @@ pumice ask receipt.png "What is the total?"
 pumice ask receipt.png -q "Which shop?" -q "What is the date?"
 pumice ask before.png after.png "What has changed?"
 pumice ask - "Which city?" --json < form.png""",
+        usage="pumice ask [options] PICTURE... QUESTION",
     )
     parser.add_argument(
         "words",
@@ -230,7 +228,7 @@ def _load(model: str) -> Assistant:
 def _chat_parser(name: str) -> Parser:
     parser = _parser(
         name,
-        "Talk about pictures. Answers appear as they are made, and earlier questions are remembered.\n\n" + CHAT_HELP,
+        "Talk about pictures. Answers appear as they are made, and earlier questions are remembered.\n\n" + HELP,
         """
 pumice chat receipt.png
 pumice chat before.png after.png --max-tokens 64""",
@@ -244,53 +242,7 @@ def _chat(args: argparse.Namespace) -> int:
     if "-" in args.pictures:
         raise PumiceError("chat reads your questions from standard input: name the picture's file instead of -")
     pictures = _read_pictures(args.pictures)
-    assistant = _load(args.model)
-    prompt = ""
-    if sys.stdin.isatty():
-        import readline  # noqa: F401  (gives input() line editing and history)
-
-        prompt = "> "
-        print("Ask about the picture. /help lists the commands.", file=sys.stderr)
-    history: list[dict[str, Any]] = []
-    while True:
-        try:
-            line = input(prompt).strip()
-        except EOFError:
-            if prompt:
-                print()
-            return 0
-        if line == "/quit":
-            return 0
-        if line == "/reset":
-            history = []
-        elif line.startswith("/"):
-            print(CHAT_HELP if line == "/help" else f"unknown command {line}\n{CHAT_HELP}", file=sys.stderr)
-        elif line:
-            history = _turn(assistant, pictures, history, line, args.max_tokens)
-
-
-def _turn(
-    assistant: Assistant, pictures: list[Image.Image], history: list[dict[str, Any]], line: str, max_tokens: int
-) -> list[dict[str, Any]]:
-    """Ask one question and print its answer. Returns the new history; the old one if no answer was finished."""
-    content: list[dict[str, Any]] = [{"type": "text", "text": line}]
-    if not history:
-        content = [*({"type": "image", "image": picture} for picture in pictures), *content]
-    asked = [*history, {"role": "user", "content": content}]
-    said = ""
-    try:
-        for piece in assistant.chat(asked, stream=True, max_tokens=max_tokens):
-            if isinstance(piece, str):
-                said += piece
-                print(piece, end="", flush=True)
-        print(flush=True)
-    except KeyboardInterrupt:
-        print("\nstopped; this question is forgotten", file=sys.stderr)
-        return history
-    except PumiceError as error:  # such as a conversation that has grown too long: /reset helps
-        print(f"pumice: {error}", file=sys.stderr)
-        return history
-    return [*asked, {"role": "assistant", "content": said}]
+    return converse(_load(args.model), pictures, args.max_tokens)
 
 
 # train and eval
@@ -299,10 +251,10 @@ def _turn(
 def _train_parser(name: str) -> Parser:
     parser = _parser(
         name,
-        "Train a model as a recipe (a TOML file) says.",
+        "Train a model as a recipe (a TOML file) says. Stopped, the same command goes on from the last checkpoint.",
         """
 pumice train recipes/pocket.toml --out runs/pocket
-pumice train recipes/pocket.toml seed=1 --out runs/second
+pumice train recipes/pocket.toml seed=1 stages.read.steps=1800 --out runs/longer
 pumice train recipes/pocket.toml --out runs/pocket --resume""",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="the recipe's file")
@@ -310,29 +262,21 @@ pumice train recipes/pocket.toml --out runs/pocket --resume""",
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the run (default: runs/ and the recipe's name)"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    parser.add_argument("--resume", action="store_true", help="start nothing new: an error unless DIR holds a run")
     parser.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes (default: %(default)s)")
     return parser
 
 
 def _train(args: argparse.Namespace) -> int:
-    recipe = Path(args.recipe)
-    if not recipe.is_file():
-        raise PumiceError(f"{recipe}: no such recipe file")
-    for override in args.overrides:
-        if not override.partition("=")[0] or "=" not in override:
-            raise PumiceError(f"{override!r} is not a setting: expected key=value")
-    out = args.out or Path("runs") / recipe.stem
-    used = out.is_dir() and any(out.iterdir())
-    if out.exists() and not out.is_dir():
-        raise PumiceError(f"{out}: a file, expected a folder for the run")
-    if used and not args.resume:
-        raise PumiceError(f"{out} holds a run already: add --resume to go on with it, or choose another --out")
-    if args.resume and not used:
+    from pumice.config import load_recipe
+
+    load_recipe(args.recipe, args.overrides)  # shows mistakes before torch is imported
+    out = args.out or Path("runs") / Path(args.recipe).stem
+    if args.resume and not (out / "recipe.toml").is_file():
         raise PumiceError(f"{out}: no run to resume; leave --resume out to start one")
     from pumice.train import run
 
-    run.main(str(recipe), args.overrides, out, args.workers)
+    run.main(args.recipe, args.overrides, out, args.workers)
     return 0
 
 
@@ -342,12 +286,12 @@ def _eval_parser(name: str) -> Parser:
         "Score a model on the built-in tasks: rendered pages and pictures that no model was trained on.",
         """
 pumice eval pocket
-pumice eval pocket --tasks receipt,form -n 20
+pumice eval pocket --tasks shop,city,objects -n 20
 pumice eval runs/pocket --json scores.json --html scores.html""",
     )
     parser.add_argument("model", metavar="MODEL", help="a model's name or folder")
-    parser.add_argument("--tasks", metavar="A,B", help="only these tasks (default: all)")
-    parser.add_argument("-n", type=_positive, default=50, metavar="N", help="pictures a task (default: %(default)s)")
+    parser.add_argument("--tasks", metavar="A,B", help="only these tasks or groups of tasks (default: all)")
+    parser.add_argument("-n", type=_positive, default=200, metavar="N", help="questions a task (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with pictures and answers")
     return parser
@@ -361,7 +305,9 @@ def _eval(args: argparse.Namespace) -> int:
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise PumiceError(f"{path}: can't be written; expected a file name in a folder that exists")
     from pumice.eval import embedded
+    from pumice.eval.suite import check_tasks
 
+    check_tasks(tasks or [])  # before the model is loaded
     embedded.main(args.model, tasks, args.n, args.json, args.html)
     return 0
 

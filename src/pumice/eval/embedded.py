@@ -1,64 +1,28 @@
-"""The embedded table: questions about held-out rendered pictures, so that any machine can repeat a score offline.
+"""The embedded table: a score on held-out rendered pictures that any machine can repeat offline.
 
-    tasks, n ──held-out renderers──> Suite (items, pictures) ──assistant, real and shuffled pictures──> Results ──> Report
+    Suite ──assistant, over the real and over shuffled pictures──> Result* ──> Row* ──> Report ──> terminal, JSON, HTML
 
-A picture is asked at most one question of each task, so that a task's items are independent and its interval holds.
 Fonts, layouts, names, tables and drawings are none that training sees, but the renderers are the same: it measures
 what was taught, not documents at large.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
-from PIL import Image
-
-from pumice.data.source import renderer
 from pumice.eval import metrics
+from pumice.eval.suite import GROUPS, Item, Suite, check_tasks, suite
 from pumice.types import PumiceError
 
 if TYPE_CHECKING:
-    from pumice.data.render.page import Question
+    from pathlib import Path
 
-TASKS: dict[str, tuple[str, ...]] = {
-    "shop": ("receipts", "forms"),
-    "name": ("forms",),
-    "city": ("receipts", "forms"),
-    "date": ("receipts", "forms"),
-    "price": ("receipts",),
-    "amount": ("receipts", "forms"),
-    "code": ("receipts", "forms"),
-    "item": ("receipts", "forms"),
-    "cell": ("tables",),
-    "chart_extreme": ("charts",),
-    "chart_compare": ("charts",),
-    "chart_value": ("charts",),
-    "naming": ("objects",),
-    "yesno": ("objects",),
-    "counting": ("objects",),
-    "colour": ("objects",),
-    "leftright": ("objects",),
-    "read": ("lines",),
-}
-"""Tasks of the table (`Question.task` of the renderers) and the kinds of pictures that ask them."""
-
-GROUPS: dict[str, tuple[str, ...]] = {
-    "short fields": ("shop", "name", "city", "date"),
-    "prices and amounts": ("price", "amount"),
-    "codes": ("code",),
-    "cells": ("cell",),
-    "charts": ("chart_extreme", "chart_compare", "chart_value"),
-    "objects": ("naming", "yesno", "counting", "colour", "leftright"),
-}
+    from PIL import Image
 
 METRICS: dict[str, Callable[[str, str], float]] = {
     "exact": metrics.exact_match,
@@ -87,35 +51,7 @@ class Reply(Protocol):
 class Answers(Protocol):
     """Anything that answers questions about pictures; greedily, or two runs differ."""
 
-    def ask_many(self, questions: list[tuple[Image.Image, str]], *, max_tokens: int, batch: int) -> Sequence[Reply]: ...
-
-
-@dataclass(frozen=True)
-class Item:
-    """One question. ``picture`` and ``other`` (the shuffled one) are keys of `Suite.pictures`; ``chance`` is the share
-    that guessing among the question's choices would get, where they are known.
-    """
-
-    task: str
-    kind: str
-    picture: str
-    other: str
-    question: str
-    truth: str
-    chance: float | None = None
-
-
-@dataclass(frozen=True)
-class Suite:
-    """Items in the order of their pictures, pictures as PNG by key, and one hash over all of it."""
-
-    items: tuple[Item, ...]
-    pictures: dict[str, bytes] = field(repr=False)
-    sha256: str
-
-    def open(self, key: str) -> Image.Image:
-        """The RGB picture of a key such as "charts-17"."""
-        return Image.open(io.BytesIO(self.pictures[key])).convert("RGB")
+    def ask_many(self, pairs: list[tuple[Image.Image, str]], /, *, max_tokens: int, batch: int) -> Sequence[Reply]: ...
 
 
 @dataclass(frozen=True)
@@ -167,85 +103,6 @@ class Report:
     def __getitem__(self, name: str) -> Row:
         """The row of a task or group."""
         return {row.name: row for row in (*self.rows, *self.groups)}[name]
-
-
-def check_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
-    """The tasks without repeats, in the order of TASKS. None at all stands for all of them.
-
-    Raises:
-        PumiceError: a task or group that isn't there; the message lists them.
-    """
-    wanted: set[str] = set()
-    for name in tasks or TASKS:
-        if name not in TASKS and name not in GROUPS:
-            raise PumiceError(f"no task {name!r}; tasks: {', '.join(TASKS)}; groups: {', '.join(GROUPS)}")
-        wanted.update(GROUPS.get(name, (name,)))
-    return tuple(task for task in TASKS if task in wanted)
-
-
-@lru_cache(4)
-def suite(tasks: tuple[str, ...], n: int) -> Suite:
-    """``n`` held-out questions a task: a pure function of its arguments and the installed fonts and packages.
-
-    Picture i of a kind has the seed "eval-<kind>-<i>". Raises PumiceError when the renderers' packages are missing.
-    """
-    missing, asked, pictures = dict.fromkeys(tasks, n), [], {}
-    index = 0
-    while any(missing.values()):
-        if index > 200 * (n + 5):
-            raise PumiceError(f"the renderers ask too few questions of {', '.join(t for t in missing if missing[t])}")
-        for kind in dict.fromkeys(kind for task in tasks if missing[task] for kind in TASKS[task]):
-            key = f"{kind}-{index}"
-            picture = renderer(kind)(random.Random(f"eval-{key}"), "heldout")
-            questions = _pick(key, picture.questions, [t for t in tasks if missing[t] and kind in TASKS[t]])
-            if questions:
-                pictures[key] = _png(picture.image)
-            for question in questions:
-                missing[question.task] -= 1
-                asked.append((kind, key, question, _chance(question, picture.questions)))
-        index += 1
-    return _suite(asked, pictures)
-
-
-def _suite(asked: list[tuple[str, str, Question, float | None]], pictures: dict[str, bytes]) -> Suite:
-    """Give every item a shuffled picture: the one half-way round the ring of its kind's pictures."""
-    keys = {kind: [key for key in pictures if key.startswith(f"{kind}-")] for kind in {kind for kind, *_ in asked}}
-    for kind, ring in keys.items():
-        if len(ring) == 1:
-            ring.append(f"{kind}-blind")
-            pictures[ring[1]] = _png(renderer(kind)(random.Random(f"eval-{ring[1]}"), "heldout").image)
-    other = {key: ring[(i + len(ring) // 2) % len(ring)] for ring in keys.values() for i, key in enumerate(ring)}
-    items = [Item(q.task, kind, key, other[key], q.text, q.answer, chance) for kind, key, q, chance in asked]
-    items.sort(key=lambda item: list(TASKS).index(item.task))
-    items.sort(key=lambda item: (item.kind, item.picture))
-    digest = hashlib.sha256(repr(items).encode())
-    for key in sorted(pictures):
-        digest.update(Image.open(io.BytesIO(pictures[key])).tobytes())
-    return Suite(tuple(items), pictures, digest.hexdigest())
-
-
-def _pick(key: str, questions: Sequence[Question], tasks: list[str]) -> list[Question]:
-    """At most one question of each task; of lines, only a single one is read."""
-    rng, found = random.Random(f"eval-{key}-pick"), []
-    for task in tasks:
-        pool = [q for q in questions if q.task == task and not (task == "read" and "\n" in q.answer)]
-        if pool:
-            found.append(rng.choice(pool))
-    return found
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def _chance(question: Question, beside: Sequence[Question]) -> float | None:
-    """1 / number of choices. A chart tells how many it has only where that is asked too."""
-    if question.task in ("yesno", "chart_compare"):
-        return 0.5
-    counts = [int(q.answer) for q in beside if q.task == "chart_count"]
-    return 1 / counts[0] if question.task == "chart_extreme" and counts else None
 
 
 Progress = Callable[[int, int], None]
@@ -307,10 +164,15 @@ def metric_of(task: str) -> str:
 
 def _result(item: Item, reply: Reply, blind: Reply | None) -> Result:
     score = METRICS[metric_of(item.task)]
-    return Result(
-        item, reply.text, float(score(reply.text, item.truth)), blind and blind.text,
-        blind and float(score(blind.text, item.truth)), reply.tokens, reply.visual_tokens, reply.ms,
-    )  # fmt: skip
+    blind_text = blind.text if blind else None
+    blind_score = float(score(blind.text, item.truth)) if blind else None
+    right = float(score(reply.text, item.truth))
+    return Result(item, reply.text, right, blind_text, blind_score, reply.tokens, reply.visual_tokens, reply.ms)
+
+
+def exact(result: Result) -> bool:
+    """Whether the answer matches exactly, whatever the task's own metric is."""
+    return metrics.exact_match(result.answer, result.item.truth)
 
 
 def _row(name: str, results: Sequence[Result], tasks: tuple[str, ...]) -> Row:
@@ -336,7 +198,7 @@ def _read_row(name: str, mine: Sequence[Result]) -> Row:
     pairs = [(result.answer, result.item.truth) for result in mine]
     blind = [(r.blind_answer, r.item.truth) for r in mine if r.blind_answer is not None]
     also = {
-        "exact": _mean([metrics.exact_match(*pair) for pair in pairs]),
+        "exact": _mean([exact(result) for result in mine]),
         "CER by line": _mean([rate for pair in pairs for rate in metrics.line_error_rates(*pair)]),
     }
     rate = metrics.pooled_error_rate
@@ -353,3 +215,30 @@ def _constant(task: str, truths: Sequence[str]) -> float:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
+
+
+def main(
+    model: str,
+    tasks: Sequence[str] | None = None,
+    n: int = 200,
+    json_path: Path | None = None,
+    html: Path | None = None,
+) -> Report:
+    """Load a model, evaluate it with a progress bar, print the table, and write the JSON and HTML that are asked for.
+
+    Raises:
+        PumiceError: as `evaluate` and `pumice.load`.
+    """
+    import pumice
+    from pumice.eval import report as out
+
+    assistant = pumice.load(model)
+    with out.progress_bar() as step:
+        report = evaluate(assistant, tasks or (), n, progress=step)
+    about = out.provenance(model, report)
+    out.print_table(report, about)
+    if json_path:
+        json_path.write_text(out.to_json(report, about), encoding="utf-8")
+    if html:
+        html.write_text(out.to_html(report, about), encoding="utf-8")
+    return report

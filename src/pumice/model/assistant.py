@@ -1,7 +1,7 @@
 """The model: tower, connector and language model over one flat Batch.
 
-    tiles (N, 3, S, S) ─tower─> (N, side^2, C) ─connector─> (N, P^2, H) ─merge─┐
-    ids (T,) ─embedding─> (T, H) with the IMAGE places filled by the merged ───┴─> language model ─> (T, H) ─> logits
+tiles (N, 3, S, S) ─tower─> (N, side^2, C) ─connector─> (N, P^2, H) ─merge─┐
+ids (T,) ─embedding─> (T, H) with the IMAGE places filled by the merged ───┴─> language model ─> (T, H) ─> logits
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Assembling a model from a recipe's [model] table: pretrained tower and language model, a fresh connector.
 
-    ModelConfig ──parts, folders──> tower + connector + lm ──> AssistantModel, Processor
+ModelConfig ──parts, folders──> tower + connector + lm ──> AssistantModel, Processor
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def locate(source: str) -> Path:
         return get_part(source)
     folder = Path(source).expanduser()
     if not (folder / "config.json").is_file():
-        raise PumiceError(f"{source!r} is neither a pretrained part ({', '.join(PARTS)}) nor a folder with a config.json")
+        raise PumiceError(
+            f"{source!r} is neither a pretrained part ({', '.join(PARTS)}) nor a folder with a config.json"
+        )
     return folder
 
 

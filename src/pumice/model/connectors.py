@@ -1,6 +1,6 @@
 """Connectors: a tower's patch features to the language model's width.
 
-    (N, side^2, C) ──space-to-depth (shuffle)──> (N, (side/s)^2, s*s*C) ──MLP──> (N, P^2, H)
+(N, side^2, C) ──space-to-depth (shuffle)──> (N, (side/s)^2, s*s*C) ──MLP──> (N, P^2, H)
 """
 
 from __future__ import annotations

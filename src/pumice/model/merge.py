@@ -1,6 +1,6 @@
 """Views of one picture to its sequence of visual tokens, as its Layout says.
 
-    (views, P^2, H) ──> [overview P^2] + [map un-tiled, un-padded, scaled down, a newline a row] ──> (tokens, H)
+(views, P^2, H) ──> [overview P^2] + [map un-tiled, un-padded, scaled down, a newline a row] ──> (tokens, H)
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def merge_views(views: Tensor, layout: Layout, newline: Tensor | None) -> Tensor
         PumiceError: the number of views or of tokens is not the layout's, both numbers given.
     """
     if views.shape[0] != layout.views:
-        raise PumiceError(f"a {layout.size[0]}x{layout.size[1]} picture has {layout.views} views, found {views.shape[0]}")
+        raise PumiceError(
+            f"a {layout.size[0]}x{layout.size[1]} picture has {layout.views} views, found {views.shape[0]}"
+        )
     parts = [views[0]] if layout.overview else []
     tiles = views[int(layout.overview) :]
     if layout.overview or layout.newline or layout.cols * layout.rows > 1 or layout.map != (layout.side, layout.side):

@@ -29,7 +29,9 @@ def quantise_rows(delta: Tensor) -> tuple[Tensor, Tensor]:
     return (rows / scale[:, None]).round().to(torch.int8).view_as(delta), scale
 
 
-def pack_delta(model: nn.Module, base_tower: nn.Module, pairs: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+def pack_delta(
+    model: nn.Module, base_tower: nn.Module, pairs: Mapping[str, tuple[Tensor, Tensor]]
+) -> dict[str, Tensor]:
     """The delta of a trained model.
 
     ``base_tower`` is the pretrained tower; ``pairs`` are the language model's low-rank updates (see lora_pairs).
@@ -73,7 +75,9 @@ def apply_delta(model: nn.Module, path: Path) -> dict[str, str]:
     if metadata.get("format") != FORMAT:
         raise PumiceError(f"{path}: format {metadata.get('format')!r}, expected {FORMAT}")
     state = model.state_dict()
-    wrong = [name for name, target, value in _targets(tensors) if target not in state or not _fits(state[target], value)]
+    wrong = [
+        name for name, target, value in _targets(tensors) if target not in state or not _fits(state[target], value)
+    ]
     if wrong:
         raise PumiceError(f"{path}: tensors that don't fit the model: {', '.join(wrong)}")
     for name, target, value in _targets(tensors):

@@ -41,7 +41,11 @@ def lm_trained(learner: Learner) -> bool:
 
 
 def save_checkpoint(
-    folder: Path, learner: Learner, optimizer: torch.optim.Optimizer, names: dict[str, nn.Parameter], state: dict[str, Any]
+    folder: Path,
+    learner: Learner,
+    optimizer: torch.optim.Optimizer,
+    names: dict[str, nn.Parameter],
+    state: dict[str, Any],
 ) -> Path:
     """Write one checkpoint; ``state`` needs "stage" and "step" (steps done). Returns its folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +93,9 @@ def load_training_state(checkpoint: Path, learner: Learner) -> None:
     targets = learner.model.state_dict() | {f"head.{k}": v for k, v in learner.head.state_dict().items()}
     wrong = [name for name, value in tensors.items() if name not in targets or targets[name].shape != value.shape]
     if wrong:
-        raise PumiceError(f"{checkpoint}: doesn't fit this recipe's model: {', '.join(wrong[:8])} ({len(wrong)} tensors)")
+        raise PumiceError(
+            f"{checkpoint}: doesn't fit this recipe's model: {', '.join(wrong[:8])} ({len(wrong)} tensors)"
+        )
     with torch.no_grad():
         for name, value in tensors.items():
             targets[name].copy_(value)

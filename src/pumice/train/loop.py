@@ -99,7 +99,9 @@ def train_step(
     counts = sum_counts([term.count for term in terms], run.world)
     loss = torch.stack([t.weight * t.total / max(c, 1.0) for t, c in zip(terms, counts, strict=True)]).sum()
     if not math.isfinite(loss.item()):
-        raise PumiceError(f"stage {stage.name!r}, step {step}: the loss is {loss.item()}; samples of this step are faulty")
+        raise PumiceError(
+            f"stage {stage.name!r}, step {step}: the loss is {loss.item()}; samples of this step are faulty"
+        )
     loss.backward()
     sum_gradients(parameters, run.world)
     torch.nn.utils.clip_grad_norm_(parameters, stage.clip)

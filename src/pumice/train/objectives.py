@@ -61,9 +61,10 @@ def read(learner: Learner, batch: Batch) -> list[Term]:
 
 
 def align(learner: Learner, batch: Batch) -> list[Term]:
-    """Each visual token names the LM tokens drawn under it."""
+    """Each visual token names the LM tokens drawn under it, with the reading loss beside it when weighted."""
     model = learner.model
-    tokens = model.visual(model.project(model.tower(batch.tiles)), batch.layouts)
+    features = model.tower(batch.tiles)
+    tokens = model.visual(model.project(features), batch.layouts)
     places, targets = alignment_targets(batch, learner)
     table = model.lm.get_input_embeddings().weight.detach()
     scale = ALIGN_LOGIT / float(table.square().sum(1).mean())
@@ -72,7 +73,10 @@ def align(learner: Learner, batch: Batch) -> list[Term]:
     share = 1.0 / torch.bincount(places, minlength=tokens.shape[0])[places].float()
     losses = F.cross_entropy(logits, targets, reduction="none") * share
     right = int((logits.argmax(-1) == targets).sum())
-    return [Term("align", losses.sum(), share.sum(), 1.0, right, targets.numel())]
+    return [
+        Term("align", losses.sum(), share.sum(), 1.0, right, targets.numel()),
+        *_beside(learner, batch, features),
+    ]
 
 
 def answer(learner: Learner, batch: Batch) -> list[Term]:
@@ -85,16 +89,20 @@ def answer(learner: Learner, batch: Batch) -> list[Term]:
     loss = F.cross_entropy(logits, targets, reduction="sum")
     right = int((logits.argmax(-1) == targets).sum())
     count = torch.tensor(float(targets.numel()))
-    terms = [Term("answer", loss, count, 1.0, right, targets.numel())]
-    if learner.dense_weight and any(batch.glyphs):
-        terms.append(_dense_term(learner, batch, features, learner.dense_weight))
-    elif learner.dense_weight:
-        # A worker without text pages still takes part in the sum over workers.
-        terms.append(Term("read", features.sum() * 0.0, torch.tensor(0.0), learner.dense_weight))
-    return terms
+    return [Term("answer", loss, count, 1.0, right, targets.numel()), *_beside(learner, batch, features)]
 
 
 OBJECTIVES: dict[str, Callable[[Learner, Batch], list[Term]]] = {"read": read, "align": align, "answer": answer}
+
+
+def _beside(learner: Learner, batch: Batch, features: Tensor) -> list[Term]:
+    """The reading loss beside another objective, when the stage gives it a weight."""
+    if not learner.dense_weight:
+        return []
+    if any(batch.glyphs):
+        return [_dense_term(learner, batch, features, learner.dense_weight)]
+    # A worker without text on its pages still takes part in the sum over workers.
+    return [Term("read", features.sum() * 0.0, torch.tensor(0.0), learner.dense_weight)]
 
 
 def _dense_term(learner: Learner, batch: Batch, features: Tensor, weight: float) -> Term:

@@ -1,6 +1,6 @@
 """Optimiser and schedule: one learning rate a module, zero is frozen.
 
-    Learner + Stage ──trainable──> {name: parameter} ──AdamW groups──> step with a factor of warm-up, plateau, decay
+Learner + Stage ──trainable──> {name: parameter} ──AdamW groups──> step with a factor of warm-up, plateau, decay
 """
 
 from __future__ import annotations

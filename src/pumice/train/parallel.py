@@ -1,6 +1,6 @@
 """Several workers, one model: plain data parallelism over gloo or NCCL with a global normaliser.
 
-    counts of all workers ──sum──> loss = sum / global count ──backward──> gradients ──sum──> the same step everywhere
+counts of all workers ──sum──> loss = sum / global count ──backward──> gradients ──sum──> the same step everywhere
 """
 
 from __future__ import annotations

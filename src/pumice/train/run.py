@@ -1,6 +1,6 @@
 """`pumice train`: a recipe's stages one after the other, resumable, on one or several workers.
 
-    recipe.toml ──> runs/NAME/ recipe.toml · log.jsonl · checkpoints/ · delta.safetensors (at the end of every stage)
+recipe.toml ──> runs/NAME/ recipe.toml · log.jsonl · checkpoints/ · delta.safetensors (at the end of every stage)
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pumice.model.towers import tower_class
 from pumice.model.weights import pack_delta, save_delta
 from pumice.train.checkpoint import checkpoints, load_training_state, read_state
 from pumice.train.dense import DenseHead
-from pumice.train.lora import add_lora, has_lora, lora_pairs
 from pumice.train.loop import Run, run_stage
+from pumice.train.lora import add_lora, has_lora, lora_pairs
 from pumice.train.objectives import Learner
 from pumice.train.parallel import World, join_world
 from pumice.types import PumiceError
@@ -59,7 +59,9 @@ def _spawn(workers: int) -> None:
         process.send_signal(signal.SIGINT)
         code = process.wait()
     if code:
-        raise PumiceError(f"training stopped with exit code {code}; the same command continues from the last checkpoint")
+        raise PumiceError(
+            f"training stopped with exit code {code}; the same command continues from the last checkpoint"
+        )
 
 
 def make_learner(recipe: Recipe, seed: int) -> Learner:

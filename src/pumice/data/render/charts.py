@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 
 from pumice.data.render import facts, plots, sheet
-from pumice.data.render.fonts import Split
+from pumice.data.render.fonts import Split, pick_font
 from pumice.data.render.page import Question, Rendered
 from pumice.data.render.plots import Chart, Look
 from pumice.data.render.sheet import Sheet, ask
@@ -74,13 +74,13 @@ def _chart(rng: random.Random, split: Split, size: tuple[int, int], look: Look) 
     if look.sort == "pie" and (min(shares) < 5 or numbers.key in ("year", "month", "day", "season")):
         return None
     px = rng.choice((11, 12, 12, 13, 13, 14, 14, 15, 16))
-    font = sheet.pick(rng, split, px)
+    font = pick_font(rng, split, px)
     title = numbers.title if rng.random() < 0.75 else ""
     return Chart(
         numbers,
         look,
         font,
-        sheet.pick(rng, split, rng.randint(max(13, px), 18), "bold" if rng.random() < 0.7 else None),
+        pick_font(rng, split, rng.randint(max(13, px), 18), "bold" if rng.random() < 0.7 else None),
         title,
         labels=not two and rng.random() < 0.55,
         caption=not two and look.sort != "pie" and rng.random() < 0.4,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pumice.data.render import ink, sheet, values
-from pumice.data.render.fonts import Split
+from pumice.data.render.fonts import Split, pick_font
 from pumice.data.render.ink import Font
 from pumice.data.render.page import Question, Rendered
 from pumice.data.render.sheet import Sheet, ask
@@ -187,12 +187,12 @@ def render(rng: random.Random, split: Split) -> Rendered:
 def _fonts(rng: random.Random, split: Split, look: Look) -> tuple[Font, Font]:
     """Fonts of labels and of values. Labels above or below their value may be small."""
     px = rng.choices((12, 13, 14, 15, 16, 17, 18, 19, 20), (1, 3, 4, 4, 4, 3, 3, 2, 1))[0]
-    value = sheet.pick(rng, split, px)
+    value = pick_font(rng, split, px)
     if look.how in ("above", "below", "tag"):
-        return sheet.pick(rng, split, max(11, px - rng.randint(0, 4))), value
+        return pick_font(rng, split, max(11, px - rng.randint(0, 4))), value
     if rng.random() < 0.4:
         return value, value
-    return sheet.pick(rng, split, px, rng.choice(("bold", None))), value
+    return pick_font(rng, split, px, rng.choice(("bold", None))), value
 
 
 def _title(page: Sheet, split: Split, look: Look, margin: int) -> int:
@@ -200,7 +200,7 @@ def _title(page: Sheet, split: Split, look: Look, margin: int) -> int:
     rng, theme = page.rng, page.theme
     if rng.random() < 0.25:
         return margin
-    font = sheet.pick(rng, split, rng.randint(15, 21), "bold")
+    font = pick_font(rng, split, rng.randint(15, 21), "bold")
     title = sheet.attempt(lambda: rng.choice(TITLES), lambda t: ink.width(font, t) <= page.width - 2 * margin) or "Form"
     align = rng.choice(("left", "centre"))
     x, high = {"left": margin, "centre": page.width / 2}[align], ink.height(font)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import io
 import random
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from pumice.data.render.ink import ink
 from pumice.types import Glyph
 
 Colour = tuple[int, int, int]
@@ -54,18 +54,12 @@ class Page:
     ) -> tuple[float, float, float, float]:
         """Draw one line with its top left at ``xy`` and record the ink box of each character.
 
-        Returns the box (x0, y0, x1, y1) of the line's ink in pixels. Spaces leave no glyph.
+        Returns the box (x0, y0, x1, y1) of the line's ink in pixels. Spaces leave no glyph; a blank line is an error.
         """
-        x, y = xy
-        self.draw.text((x, y), string, font=font, fill=fill)
-        left = x
-        for i, char in enumerate(string):
-            left += _kern(font, string[i - 1] + char) if i else 0.0
-            if not char.isspace():
-                box = _ink(font, char)
-                self.glyphs.append(Glyph(char, left + box[0], y + box[1], left + box[2], y + box[3]))
-        box = font.getbbox(string)
-        return x + box[0], y + box[1], x + box[2], y + box[3]
+        glyphs = ink(font).draw(self.image, round(xy[0]), round(xy[1]), string, fill)
+        self.glyphs += glyphs
+        _, left, top, right, bottom = zip(*glyphs, strict=True)
+        return min(left), min(top), max(right), max(bottom)
 
     def finish(self, kind: str, questions: list[Question], wear: float = 0.5) -> Rendered:
         """Wear the picture mildly with probability ``wear`` (noise, blur or JPEG) and close the page."""
@@ -73,21 +67,6 @@ class Page:
         if self.rng.random() < wear:
             image = _wear(image, self.rng)
         return Rendered(image, tuple(self.glyphs), tuple(questions), kind)
-
-
-# Measuring is slow and fonts are shared, so boxes and advances are remembered for each font.
-
-
-@lru_cache(maxsize=60_000)
-def _ink(font: ImageFont.FreeTypeFont, char: str) -> tuple[float, float, float, float]:
-    """Ink box of one character."""
-    return font.getbbox(char)
-
-
-@lru_cache(maxsize=400_000)
-def _kern(font: ImageFont.FreeTypeFont, pair: str) -> float:
-    """How far the second character starts after the first, kerning included."""
-    return font.getlength(pair) - font.getlength(pair[1])
 
 
 def _wear(image: Image.Image, rng: random.Random) -> Image.Image:

@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass, replace
 
 from pumice.data.render import ink, sheet, values
-from pumice.data.render.fonts import Split
+from pumice.data.render.fonts import Split, pick_font
 from pumice.data.render.ink import Font
 from pumice.data.render.page import Question, Rendered
 from pumice.data.render.sheet import Sheet, ask
@@ -177,8 +177,8 @@ def _fit(rng: random.Random, split: Split, bill: Bill, style: Style, inner: Size
 
 def _rows(rng: random.Random, split: Split, bill: Bill, style: Style, px: int) -> list[Row]:
     """All rows of the receipt in the order of the style, at ``px`` pixels per em."""
-    font = sheet.pick(rng, split, px)
-    big = sheet.pick(rng, split, px + rng.randint(0, 4), "bold") if rng.random() < 0.7 else font
+    font = pick_font(rng, split, px)
+    big = pick_font(rng, split, px + rng.randint(0, 4), "bold") if rng.random() < 0.7 else font
     date = bill.date_label + bill.date
     if style.split:
         place = [Row(bill.city, date, font)]

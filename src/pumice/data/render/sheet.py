@@ -25,10 +25,6 @@ INKS = ((0, 0, 0), (20, 20, 24), (40, 40, 48), (24, 30, 70), (50, 34, 24), (16, 
 ACCENTS = ((24, 70, 140), (140, 30, 40), (20, 100, 70), (96, 44, 120), (150, 76, 10), (30, 30, 36), (10, 100, 120))
 
 
-UNFIT = {"Miso", "Humor Sans", "Allerta"}
-"""Families without letters, without small letters, and without #."""
-
-
 @dataclass(frozen=True)
 class Theme:
     """Colours of one page. All text colours have at least 5:1 contrast on ``paper``; ``tint`` is a shade of paper."""
@@ -65,11 +61,8 @@ class Sheet(Page):
         self.boxes: list[tuple[float, float, float, float]] = []
 
     def text(self, xy: tuple[float, float], string: str, font: Font, fill: Colour) -> tuple[float, float, float, float]:
-        """As ``Page.text``, from remembered pieces (five times as fast); the line's ink box is kept in ``boxes``."""
-        glyphs = ink(font).draw(self.image, round(xy[0]), round(xy[1]), string, fill)
-        self.glyphs += glyphs
-        _, left, top, right, bottom = zip(*glyphs, strict=True)
-        self.boxes.append((min(left), min(top), max(right), max(bottom)))
+        """As ``Page.text``; the line's ink box is kept in ``boxes``."""
+        self.boxes.append(super().text(xy, string, font, fill))
         return self.boxes[-1]
 
     def put(
@@ -121,14 +114,6 @@ def attempt(make: Callable[[], str], fits: Callable[[str], bool], tries: int = 8
         if fits(value := make()):
             return value
     return None
-
-
-def pick(rng: random.Random, split: Split, px: int, style: str | None = None) -> Font:
-    """``fonts.pick_font`` among the families that can show every value."""
-    font = pick_font(rng, split, px, style)
-    while font.getname()[0] in UNFIT:
-        font = pick_font(rng, split, px, style)
-    return font
 
 
 def stream(rng: random.Random, name: str) -> random.Random:

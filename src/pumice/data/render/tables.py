@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pumice.data.render import facts, ink, sheet, values
-from pumice.data.render.fonts import Split
+from pumice.data.render.fonts import Split, pick_font
 from pumice.data.render.ink import Font
 from pumice.data.render.page import Question, Rendered
 from pumice.data.render.sheet import Sheet, ask
@@ -185,9 +185,9 @@ def _fit(
     bold, titled, face = rng.random() < 0.6, rng.random() < 0.6, rng.getrandbits(32)
     while px >= 12:
         rng = random.Random(face)  # the same families at every size
-        body = sheet.pick(rng, split, px)
-        head = sheet.pick(rng, split, px, "bold") if bold else body
-        title = sheet.pick(rng, split, px + 2, "bold") if titled else None
+        body = pick_font(rng, split, px)
+        head = pick_font(rng, split, px, "bold") if bold else body
+        title = pick_font(rng, split, px + 2, "bold") if titled else None
         fonts = [head] + [body] * len(grid.rows)
         lines = (grid.header, *grid.rows)
         widths = [

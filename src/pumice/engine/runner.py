@@ -1,0 +1,132 @@
+"""Answering: prefill a batch of prompts packed side by side, then decode one token a step for each.
+
+    [Features] ──pack──> prefill ──> first tokens ──> decode, decode, ... ──> Completion a prompt
+
+Prompts of different lengths and picture sizes share a batch without padding. Decoding is greedy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pumice.data.batch import pack
+from pumice.engine.cache import KVCache
+from pumice.model.assistant import AssistantModel
+from pumice.types import Features, PumiceError
+
+
+@dataclass
+class Completion:
+    """What was generated for one prompt: token ids without the stop token, and their log-probabilities.
+
+    ``logprob`` sums over the answer and its stop token; ``first_ms`` and ``ms`` count from the batch's start.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    logprob: float = 0.0
+    finish: Literal["stop", "length"] = "length"
+    first_ms: float = 0.0
+    ms: float = 0.0
+
+
+@torch.inference_mode()
+def generate(
+    model: AssistantModel, prompts: Sequence[Features], stop_ids: Sequence[int], max_tokens: int
+) -> Iterator[tuple[int, int, Completion]]:
+    """Greedy answers to a batch of prompts: yields (prompt's index, new token id or -1 at its end, its Completion so far).
+
+    Raises:
+        PumiceError: a prompt and its answer don't fit the model's positions, or ``max_tokens`` < 1.
+    """
+    began = time.perf_counter()
+    if max_tokens < 1:
+        raise PumiceError(f"max_tokens is {max_tokens}; expected at least 1")
+    cache = _make_cache(model, prompts, max_tokens)
+    logits = _prefill(model, prompts, cache)
+    done = [Completion() for _ in prompts]
+    active = list(range(len(prompts)))
+    while active:
+        logprobs = logits.float().log_softmax(-1)
+        chosen = logprobs.argmax(-1)
+        now = (time.perf_counter() - began) * 1000
+        going: list[int] = []
+        for row, index in enumerate(active):
+            token, answer = int(chosen[row]), done[index]
+            answer.logprob += float(logprobs[row, token])
+            answer.first_ms, answer.ms = answer.first_ms or now, now
+            if token in stop_ids:
+                answer.finish = "stop"
+                yield index, -1, answer
+                continue
+            answer.ids.append(token)
+            yield index, token, answer
+            if len(answer.ids) < max_tokens:
+                going.append(index)
+            else:
+                yield index, -1, answer
+        active = going
+        if active:
+            logits = _decode(model, [done[index].ids[-1] for index in active], active, cache)
+
+
+def complete(
+    model: AssistantModel, prompts: Sequence[Features], stop_ids: Sequence[int], max_tokens: int
+) -> list[Completion]:
+    """Greedy answers to a batch of prompts, all at once."""
+    done: dict[int, Completion] = {}
+    for index, _, answer in generate(model, prompts, stop_ids, max_tokens):
+        done[index] = answer
+    return [done[index] for index in range(len(prompts))]
+
+
+def _make_cache(model: AssistantModel, prompts: Sequence[Features], max_tokens: int) -> KVCache:
+    config = model.lm.config
+    capacity = max(len(prompt) for prompt in prompts) + max_tokens
+    if capacity > config.max_position_embeddings:
+        raise PumiceError(
+            f"the prompt has {capacity - max_tokens} tokens; with an answer of up to {max_tokens} that is more than "
+            f"the model's {config.max_position_embeddings} positions"
+        )
+    return KVCache(
+        layers=config.num_hidden_layers,
+        slots=len(prompts),
+        heads=config.num_key_value_heads,
+        capacity=capacity,
+        width=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        dtype=model.newline.dtype,
+        device=model.device,
+    )
+
+
+def _prefill(model: AssistantModel, prompts: Sequence[Features], cache: KVCache) -> Tensor:
+    """Logits (D, V) after each prompt."""
+    batch = pack(prompts)
+    starts = batch.starts.tolist()
+    cache.begin_prefill(starts)
+    embedded = model.embed(batch)
+    hidden = _forward(model, embedded, batch.positions, cache)
+    return model.lm.lm_head(hidden[[end - 1 for end in starts[1:]]])
+
+
+def _decode(model: AssistantModel, tokens: list[int], active: list[int], cache: KVCache) -> Tensor:
+    """Logits (len(active), V) after one more token for each active sequence."""
+    cache.begin_decode(active)
+    device = model.device
+    embedded = model.lm.get_input_embeddings()(torch.tensor(tokens, device=device))
+    positions = torch.tensor([cache.lengths[slot] for slot in active], device=device)
+    return model.lm.lm_head(_forward(model, embedded, positions, cache))
+
+
+def _forward(model: AssistantModel, embedded: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+    """Decoder layers over new tokens (T, H) to (T, H); the cache stores them."""
+    output = model.lm.model(
+        inputs_embeds=embedded[None].to(model.newline.dtype), position_ids=positions[None], use_cache=False, cache=cache
+    )
+    cache.advance()
+    return output.last_hidden_state[0]

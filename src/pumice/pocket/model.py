@@ -1,0 +1,40 @@
+"""Opening an assistant: pretrained parts, and the weights trained on top of them.
+
+get_part(tower), get_part(lm) ──build──> + weights/pocket.safetensors ──apply_delta──> Assistant
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pumice.assistant import Assistant
+from pumice.config import ModelConfig, load_recipe
+from pumice.model.build import auto_dtype, build_model, build_processor
+from pumice.model.weights import apply_delta
+from pumice.types import PumiceError
+
+FOLDER = Path(__file__).parent / "weights"
+WEIGHTS = FOLDER / "pocket.safetensors"
+RECIPE = FOLDER / "recipe.toml"
+
+
+def load_assistant(
+    config: ModelConfig, weights: Path, dtype: torch.dtype | None, device: torch.device, name: str
+) -> Assistant:
+    """An assistant from pretrained parts and a delta; ``dtype`` None chooses what this hardware is fast at."""
+    model = build_model(config)
+    apply_delta(model, weights)
+    return Assistant(model.to(device=device, dtype=dtype or auto_dtype(device)), build_processor(config), name)
+
+
+def load_pocket(dtype: torch.dtype | None, device: torch.device) -> Assistant:
+    """The pocket model.
+
+    Raises:
+        PumiceError: its weights are not in this installation, or its pretrained parts can't be obtained.
+    """
+    if not WEIGHTS.is_file():
+        raise PumiceError(f"the pocket model's weights are missing from this installation: {WEIGHTS}")
+    return load_assistant(load_recipe(RECIPE).model, WEIGHTS, dtype, device, "pocket")

@@ -1,0 +1,130 @@
+"""README's commands and figures: what it tells to type is run here as it stands there."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pumice.config import load_recipe
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf8")
+LONG = "pumice train recipes/pocket.toml"
+"""Hours: only its recipe is read."""
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line and not line.startswith("#")]
+PUMICE = [line for line in COMMANDS if line.startswith("pumice ")]
+
+
+def run_there(command, folder, script=None):
+    """Run a shell command, or a Python script, in a folder that looks like a clone; a reason if it failed."""
+    for name in ("demo", "recipes"):
+        (folder / name).symlink_to(ROOT / name)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", command] if script is None else [sys.executable, "-c", script],
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        input="What is this?\n",  # for chat
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, f"{command}: exit code {done.returncode}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def need_parts():
+    from pumice.pocket.parts import PARTS, cache_dir, verify
+
+    missing = [name for name in PARTS if not verify(cache_dir() / name)]
+    if missing:
+        pytest.skip(f"the pocket model's parts are not in {cache_dir()}: {', '.join(missing)}; make demo fetches them")
+
+
+def need_renderers():
+    check = [str(ROOT / "scripts" / "install-render-packages.sh"), "--check"]
+    done = subprocess.run(check, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip((done.stdout or done.stderr).strip())
+
+
+def test_every_command_is_known_here():
+    kinds = {line.split()[0] for line in COMMANDS}
+    assert kinds == {"make", ".", "pip", "pumice"}
+    assert len(PUMICE) >= 6
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make ")])
+def test_make(line):
+    """Only planned: it would install a virtual environment inside the one that runs this."""
+    if not shutil.which("make"):
+        pytest.skip("make is not installed")
+    plan = subprocess.run([*shlex.split(line), "-n"], cwd=ROOT, capture_output=True, text=True)
+    assert plan.returncode == 0, plan.stderr
+
+
+def test_targets_of_the_makefile():
+    text = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`make (\w+)", README):
+        assert re.search(rf"^{target}:", text, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("pip ")])
+def test_pip(line):
+    """Not run either: the extras and the file of versions are there."""
+    words = shlex.split(line)
+    assert (ROOT / words[words.index("-c") + 1]).is_file()
+    extras = words[words.index("-e") + 1].removeprefix(".[").removesuffix("]").split(",")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(extras) <= set(project["optional-dependencies"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", [line for line in PUMICE if not line.startswith(LONG)])
+def test_pumice(line, tmp_path):
+    need_parts()
+    if line.split()[1] in ("train", "eval"):
+        need_renderers()
+    out = run_there(line, tmp_path)
+    assert out.strip()
+    if "--json" in line:
+        assert json.loads(out)["text"].strip()
+
+
+def test_long_training_names_a_recipe():
+    (line,) = [line for line in PUMICE if line.startswith(LONG)]
+    load_recipe(ROOT / shlex.split(line)[2], [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", blocks("python"))
+def test_python(script, tmp_path):
+    need_parts()
+    assert run_there("python", tmp_path, script).strip()
+
+
+def test_files_that_it_names():
+    for name in re.findall(r"`([\w./-]+/[\w./-]+)`", README):
+        assert name == "demo/out/index.html" or name.startswith("~") or (ROOT / name).exists(), name
+
+
+def test_figures_of_the_demo():
+    rows = json.loads((ROOT / "demo" / "questions.json").read_text(encoding="utf8"))
+    pictures = {row["picture"] for row in rows}
+    assert pictures == {path.name for path in (ROOT / "demo" / "pictures").iterdir()}
+    words = {6: "six"}
+    assert f"{len(rows)} questions about the {words[len(pictures)]}\npictures" in README
+    assert all(set(row) == {"picture", "question", "answer", "task"} and row["answer"] for row in rows)
