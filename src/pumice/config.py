@@ -76,7 +76,7 @@ class Stage:
     lr            peak learning rate of each of MODULES; absent or 0 is frozen
     lora          the language model trains low-rank; without it all of its weights do, if ``lr.lm`` is above 0
     data          mixture over KINDS; weights are relative
-    dense_weight  weight of the reading loss beside the objective's own
+    dense_weight, align_weight  weights of the reading and alignment losses beside the objective's own
     warmup        steps of linear warm-up
     decay, floor  share of the steps, at the end, over which the learning rate falls linearly to ``floor`` x peak
     clip          largest norm of the gradient
@@ -91,6 +91,7 @@ class Stage:
     data: Annotated[dict[str, Rate], Keys(KINDS)]
     lora: LoraConfig | None = None
     dense_weight: Rate = 0.0
+    align_weight: Rate = 0.0
     warmup: Whole = 50
     decay: Share = 0.3
     floor: Share = 0.03

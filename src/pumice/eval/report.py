@@ -88,9 +88,8 @@ def weights_sha256(model: str) -> str | None:
 
     The pretrained parts below a run's weights aren't in it: pocket/parts.py pins them by their own hashes.
     """
-    from pumice.pocket import FOLDER
-
-    files = sorted((FOLDER if model == "pocket" else Path(model)).glob("*.safetensors"))
+    folder = Path(__file__).parents[1] / "pocket" / "weights" if model == "pocket" else Path(model)
+    files = sorted(folder.glob("*.safetensors"))
     digest = hashlib.sha256()
     for path in files:
         digest.update(path.name.encode())
@@ -163,7 +162,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; } .wide { overflow-x: auto; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--rule); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child, td:nth-child(3), td:last-child { text-align: left; }
+td:is(:first-child, :nth-child(3), :last-child), th:is(:first-child, :nth-child(3), :last-child) { text-align: left; }
 tr.group { font-weight: 600; }
 meter { width: 6rem; }
 code, pre { overflow-wrap: anywhere; white-space: pre-wrap; }
@@ -199,7 +198,8 @@ def to_html(report: Report, about: dict[str, Any]) -> str:
 
 def _table_row(row: Row, style: str) -> str:
     texts = [f"<td>{escape(text)}</td>" for text in cells(row)]
-    texts.insert(4, f'<td><meter min="0" max="1" value="{min(row.score, 1):.4f}"></meter></td>')
+    bar = "" if row.metric == "CER" else f'<meter min="0" max="1" value="{row.score:.4f}"></meter>'
+    texts.insert(4, f"<td>{bar}</td>")
     return f'<tr class="{style}">{"".join(texts)}</tr>\n'
 
 

@@ -28,8 +28,11 @@ def training_state(learner: Learner) -> dict[str, Tensor]:
     """Every tensor that a stage may have changed: all but the frozen weights of a low-rank language model."""
     state: dict[str, Tensor] = {f"head.{name}": value for name, value in learner.head.state_dict().items()}
     low_rank = any(".lora_A." in name for name, _ in learner.model.lm.named_parameters())
+    tied = learner.model.lm.config.tie_word_embeddings
     for name, value in learner.model.state_dict().items():
         if name.startswith("lm.") and (".lora_" not in name if low_rank else not lm_trained(learner)):
+            continue
+        if name == "lm.lm_head.weight" and tied:  # the same memory as the embedding, which safetensors refuses
             continue
         state[name] = value
     return {name: value.contiguous() for name, value in state.items()}

@@ -66,7 +66,7 @@ def run_stage(run: Run, stage: Stage, start: int = 0, checkpoint: Path | None = 
         PumiceError: the loss is no longer finite (the step and its samples are named).
     """
     learner = run.learner
-    learner.dense_weight = stage.dense_weight
+    learner.dense_weight, learner.align_weight = stage.dense_weight, stage.align_weight
     trainable = freeze(learner, stage)
     optimizer = make_optimizer(trainable, stage)
     if checkpoint is not None:

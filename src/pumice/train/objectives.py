@@ -2,7 +2,7 @@
 
     read    tiles ─tower─> features ─DenseHead─> characters of each patch
     align   tiles ─tower─> ─connector─> visual tokens ─LM's embedding─> the LM tokens drawn under each of them
-    answer  the whole model: next token at supervised places, and the reading loss beside it when weighted
+    answer  the whole model: next token at supervised places; reading and alignment beside it when weighted
 
 A term is a sum with its count, so that the loop can divide by the count over all workers.
 """
@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from pumice.model.assistant import AssistantModel, supervised_rows
 from pumice.train.dense import dense_accuracy, dense_loss, glyph_slots
-from pumice.types import Batch, Glyph, Layout
+from pumice.types import IGNORE, Batch, Glyph, Layout
 from pumice.vision.layout import glyph_views
 
 ALIGN_LOGIT = 16.0
@@ -46,6 +46,7 @@ class Learner:
     head: nn.Module
     tokenizer: Any
     dense_weight: float = 0.0
+    align_weight: float = 0.0
     cache: dict[str, list[int]] = field(default_factory=dict)
 
     def words(self, word: str) -> list[int]:
@@ -62,40 +63,69 @@ def read(learner: Learner, batch: Batch) -> list[Term]:
 
 def align(learner: Learner, batch: Batch) -> list[Term]:
     """Each visual token names the LM tokens drawn under it, with the reading loss beside it when weighted."""
-    model = learner.model
-    features = model.tower(batch.tiles)
-    tokens = model.visual(model.project(features), batch.layouts)
-    places, targets = alignment_targets(batch, learner)
-    table = model.lm.get_input_embeddings().weight.detach()
-    scale = ALIGN_LOGIT / float(table.square().sum(1).mean())
-    logits = F.linear(tokens[places], table).float() * scale
-    # Where several tokens share a visual token, each counts in proportion: the target is a mixture.
-    share = 1.0 / torch.bincount(places, minlength=tokens.shape[0])[places].float()
-    losses = F.cross_entropy(logits, targets, reduction="none") * share
-    right = int((logits.argmax(-1) == targets).sum())
-    return [
-        Term("align", losses.sum(), share.sum(), 1.0, right, targets.numel()),
-        *_beside(learner, batch, features),
-    ]
+    features = learner.model.tower(batch.tiles)
+    visual = learner.model.visual(learner.model.project(features), batch.layouts)
+    return [_align_term(learner, batch, visual, 1.0), *_read_beside(learner, batch, features)]
 
 
 def answer(learner: Learner, batch: Batch) -> list[Term]:
-    """The questions' answers, with the reading loss beside them when ``dense_weight`` > 0."""
+    """The questions' answers, with the reading and alignment losses beside them when weighted.
+
+    Pictures without a question (walls of text) pass the tower and connector only.
+    """
     model = learner.model
     features = model.tower(batch.tiles)
-    embedded = model.embed(batch, model.project(features))
-    rows, targets = supervised_rows(batch)
-    logits = model.lm.lm_head(model.hidden(batch, embedded)[rows]).float()
+    projected = model.project(features)
+    asked, embedded = select_asked(batch, model.embed(batch, projected))
+    rows, targets = supervised_rows(asked)
+    logits = model.lm.lm_head(model.hidden(asked, embedded)[rows]).float()
     loss = F.cross_entropy(logits, targets, reduction="sum")
     right = int((logits.argmax(-1) == targets).sum())
-    count = torch.tensor(float(targets.numel()))
-    return [Term("answer", loss, count, 1.0, right, targets.numel()), *_beside(learner, batch, features)]
+    terms = [Term("answer", loss, torch.tensor(float(targets.numel())), 1.0, right, targets.numel())]
+    if learner.align_weight:
+        visual = model.visual(projected, batch.layouts)
+        terms.append(_align_term(learner, batch, visual, learner.align_weight))
+    return terms + _read_beside(learner, batch, features)
+
+
+def select_asked(batch: Batch, embedded: Tensor) -> tuple[Batch, Tensor]:
+    """The documents that have supervised tokens, as a batch of its own with its embeddings (T', H).
+
+    When no document has any, the first is kept: the loss is then an empty sum, and every worker runs the same graph.
+    """
+    starts = batch.starts.tolist()
+    spans = [(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True) if (batch.labels[a:b] != IGNORE).any()]
+    spans = spans or [(starts[0], starts[1])]
+    index = torch.cat([torch.arange(a, b) for a, b in spans])
+    lengths = torch.tensor([0] + [b - a for a, b in spans])
+    chosen = Batch(
+        ids=batch.ids[index],
+        labels=batch.labels[index],
+        positions=batch.positions[index],
+        starts=lengths.cumsum(0).to(torch.int32),
+        tiles=batch.tiles,
+        layouts=batch.layouts,
+    )
+    return chosen, embedded[index]
 
 
 OBJECTIVES: dict[str, Callable[[Learner, Batch], list[Term]]] = {"read": read, "align": align, "answer": answer}
 
 
-def _beside(learner: Learner, batch: Batch, features: Tensor) -> list[Term]:
+def _align_term(learner: Learner, batch: Batch, visual: Tensor, weight: float) -> Term:
+    """Cross-entropy of visual tokens (sum of layout.tokens, H) against the LM tokens under them, over the LM's words."""
+    places, targets = alignment_targets(batch, learner)
+    table = learner.model.lm.get_input_embeddings().weight.detach()
+    scale = ALIGN_LOGIT / float(table.square().sum(1).mean())
+    logits = F.linear(visual[places], table).float() * scale
+    # Where several tokens share a visual token, each counts in proportion: the target is a mixture.
+    share = 1.0 / torch.bincount(places, minlength=visual.shape[0])[places].float()
+    losses = F.cross_entropy(logits, targets, reduction="none") * share
+    right = int((logits.argmax(-1) == targets).sum())
+    return Term("align", losses.sum(), share.sum(), weight, right, targets.numel())
+
+
+def _read_beside(learner: Learner, batch: Batch, features: Tensor) -> list[Term]:
     """The reading loss beside another objective, when the stage gives it a weight."""
     if not learner.dense_weight:
         return []

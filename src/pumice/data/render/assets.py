@@ -3,7 +3,8 @@
     objects.toml (class -> files) ──draw, crop, shrink──> cache (index.json, pixels.bin) ──> Library.picture(asset)
 
 Files that show nearly the same drawing (a recoloured balloon, a mirrored stamp) form one cluster. A class with two or
-more clusters is *shown*: one cluster is held out, the others train. A class with a single cluster is train only.
+more clusters is *shown*: one cluster is held out, the others train. Only shown classes with at least LEAST pictures to
+train on are used.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ TABLE = Path(__file__).with_name("objects.toml")
 EMOJI = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 FOLDERS = {"tuxpaint": Path("/usr/share/tuxpaint/stamps"), "openclipart": Path("/usr/share/openclipart/png")}
 PACKAGES = {"tuxpaint": "tuxpaint-stamps-default", "openclipart": "openclipart-png", "emoji": "fonts-noto-color-emoji"}
+
+
+LEAST = 4
+"""Training pictures that a class needs, to be drawn at all."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,14 @@ class Library:
         self.assets: dict[str, dict[str, list[Asset]]] = {"train": {}, "heldout": {}}
         for row in rows:
             self.assets[row.split].setdefault(row.name, []).append(row)
+        # A class known from one or two drawings can't be recognised in another artist's: those are not drawn at all.
+        well_known = {
+            name
+            for name, assets in self.assets["train"].items()
+            if len(assets) >= LEAST and name in self.assets["heldout"]
+        }
+        for split, table in self.assets.items():
+            self.assets[split] = {name: assets for name, assets in table.items() if name in well_known}
 
     @cached_property
     def pixels(self) -> np.memmap:

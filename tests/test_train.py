@@ -1,0 +1,240 @@
+"""Training: dense labels, alignment targets, resumed == uninterrupted, workers agree, frozen stays frozen."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_model
+
+from pumice.config import LoraConfig, Stage
+from pumice.model.weights import apply_delta, pack_delta, save_delta
+from pumice.train import checkpoint as checkpoints
+from pumice.train.dense import DenseHead, char_class, glyph_slots
+from pumice.train.loop import Run, make_batch, run_stage
+from pumice.train.lora import add_lora, lora_pairs
+from pumice.train.objectives import Learner, alignment_targets, split_words
+from pumice.train.optim import factor
+from pumice.train.parallel import World
+from pumice.types import Glyph, PumiceError
+from pumice.vision.layout import PRESETS, layout
+
+RATES = {"tower": 1e-3, "connector": 1e-3, "newline": 1e-3, "lm": 1e-3, "head": 1e-3}
+
+
+def stage(objective: str = "answer", **changes) -> Stage:
+    made = Stage(name=objective, objective=objective, steps=6, batch=2, lr=RATES, data={"lines": 1.0})
+    return dataclasses.replace(made, **({"max_views": 9, "log_every": 1, "warmup": 2} | changes))
+
+
+@pytest.fixture
+def run(tokenizer, processor, tmp_path, monkeypatch):
+    """A run over a tiny model; pictures are 56 px so that no Debian font at all is needed to be large."""
+    pytest.importorskip("faker")
+    render_small(monkeypatch)
+
+    def make(out: str = "run", lora: bool = False) -> Run:
+        model = tiny_model(len(tokenizer))
+        torch.manual_seed(1)
+        learner = Learner(model, DenseHead(24), tokenizer)
+        if lora:
+            add_lora(model.lm, LoraConfig(rank=2, alpha=4.0), 0)
+        return Run(learner, processor, 0, tmp_path / out, World(), lambda *_: None)
+
+    return make
+
+
+def render_small(monkeypatch) -> None:
+    """Pages of PIL's built-in font, so that training can be tested without the packages of the renderers."""
+    from PIL import ImageFont
+
+    from pumice.data import source
+    from pumice.data.render.page import Page, Question
+
+    def small(rng, split):
+        page = Page((56, 28), (255, 255, 255), rng)
+        text = "".join(rng.choice("abc123") for _ in range(5))
+        page.text((4, 6), text, ImageFont.load_default(12), (0, 0, 0))
+        return page.finish("lines", [Question("Read.", text, "read")])
+
+    monkeypatch.setattr(source, "renderer", lambda kind: small)
+
+
+@pytest.mark.parametrize("objective", ["read", "align", "answer"])
+def test_a_stage_lowers_its_loss(run, objective):
+    made = run()
+    rows = []
+    made.report = lambda _, row: rows.append(row)
+    run_stage(made, stage(objective, steps=40, batch=4, warmup=1, decay=0.0))
+    name = {"read": "read_loss", "align": "align_loss", "answer": "answer_loss"}[objective]
+    first, last = sum(r[name] for r in rows[:5]) / 5, sum(r[name] for r in rows[-5:]) / 5
+    assert last < 0.9 * first
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_resumed_equals_uninterrupted_bit_for_bit(run, lora):
+    whole = run("whole", lora)
+    run_stage(whole, stage(dense_weight=0.5))
+    first = run("parts", lora)
+    first.stop = lambda: first.log is not None and first.saves == 0 and len(seen) >= 3
+    seen: list[int] = []
+    first.report = lambda _, row: seen.append(row["step"])
+    with (first.out.parent / "log").open("w") as first.log:
+        run_stage(first, stage(dense_weight=0.5))
+    (saved,) = checkpoints.checkpoints(first.out / "checkpoints")
+    assert checkpoints.read_state(saved)["step"] == 3
+    second = run("parts", lora)
+    with torch.no_grad():  # whatever was in the new process must be overwritten
+        for parameter in second.learner.model.connector.parameters():
+            parameter.zero_()
+    checkpoints.load_training_state(saved, second.learner)
+    run_stage(second, stage(dense_weight=0.5), 3, saved)
+    for (name, a), (_, b) in zip(
+        whole.learner.model.state_dict().items(), second.learner.model.state_dict().items(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+def test_an_interrupted_save_leaves_the_older_checkpoint(run, monkeypatch):
+    made = run()
+    run_stage(made, stage(steps=2))
+    folder = made.out / "checkpoints"
+    before = checkpoints.checkpoints(folder)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        run_stage(made, stage(steps=3), 2, before[-1])
+    assert checkpoints.checkpoints(folder) == before
+    checkpoints.load_training_state(before[-1], run().learner)
+
+
+def test_only_modules_with_a_rate_change(run):
+    made = run(lora=True)
+    before = {name: value.clone() for name, value in made.learner.model.state_dict().items()}
+    run_stage(made, stage(lr={"connector": 1e-3, "lm": 1e-3}))
+    for name, value in made.learner.model.state_dict().items():
+        changed = not torch.equal(value, before[name])
+        assert changed == (name.startswith("connector.") or ".lora_" in name), name
+    with pytest.raises(PumiceError, match="trains nothing"):
+        run_stage(made, stage(lr={"connector": 0.0}))
+
+
+def test_a_delta_restores_the_trained_model(run, tmp_path, tokenizer):
+    made = run(lora=True)
+    run_stage(made, stage())
+    model = made.learner.model
+    base = tiny_model(len(tokenizer))
+    packed = pack_delta(model, base.tower, lora_pairs(model.lm))
+    save_delta(packed, tmp_path / "d.safetensors", {})
+    restored = tiny_model(len(tokenizer))
+    apply_delta(restored, tmp_path / "d.safetensors")
+    batch = make_batch(made, stage(), 0)
+    wanted, got, untrained = model.logits(batch), restored.logits(batch), base.logits(batch)
+    assert (wanted - got).abs().mean() < 0.02 * (wanted - untrained).abs().mean()
+    with pytest.raises(PumiceError, match="don't fit the model"):
+        apply_delta(tiny_model(len(tokenizer) + 1).tower, tmp_path / "d.safetensors")
+
+
+def test_batches_are_functions_of_the_step_and_shared_among_workers(run):
+    made = run()
+    whole = make_batch(made, stage(batch=4), 5)
+    assert torch.equal(whole.ids, make_batch(made, stage(batch=4), 5).ids)
+    assert not torch.equal(whole.ids, make_batch(made, stage(batch=4), 6).ids)
+    shares = []
+    for rank in range(2):
+        made.world = World(rank, 2)
+        shares.append(make_batch(made, stage(batch=4), 5))
+    starts = whole.starts.tolist()
+    ids = [whole.ids[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    assert torch.equal(shares[0].ids, torch.cat(ids[0::2]))
+    assert torch.equal(shares[1].ids, torch.cat(ids[1::2]))
+
+
+def test_glyph_slots_name_characters_left_to_right():
+    placed = layout((224, 224), PRESETS["POCKET"])
+    glyphs = [
+        Glyph("b", 7, 0, 13, 10),
+        Glyph("a", 0, 0, 6, 10),
+        Glyph("Z", 14 * 3 + 1, 14 * 2 + 1, 14 * 3 + 8, 14 * 2 + 9),
+    ]
+    labels = glyph_slots(glyphs, placed, 14)
+    assert labels.shape == (1, 256, 3)
+    assert labels[0, 0].tolist() == [char_class("a"), char_class("b"), 0]
+    assert labels[0, 2 * 16 + 3].tolist() == [char_class("Z"), 0, 0]
+    assert int((labels > 0).sum()) == 3
+    assert (char_class("!"), char_class("~"), char_class("é")) == (1, 94, 96)
+
+
+def test_alignment_puts_each_token_under_its_ink(run):
+    made = run()
+    batch = make_batch(made, stage(), 0)
+    places, targets = alignment_targets(batch, made.learner)
+    letters = [made.learner.tokenizer.decode([token]).strip() for token in targets]
+    drawn = [glyph.char for picture in batch.glyphs for glyph in picture]
+    assert sorted(letter for letter in letters if letter) == sorted(drawn * 2)  # once in the map, once in the overview
+    assert int(places.max()) < sum(placed.tokens for placed in batch.layouts)
+
+
+def test_words_are_cut_at_spaces_and_line_ends():
+    def line(text, y):
+        return [Glyph(c, 10 * i, y, 10 * i + 8, y + 12) for i, c in enumerate(text) if c != " "]
+
+    words = split_words(line("ab cd", 0) + line("ef", 20))
+    assert ["".join(glyph.char for glyph in word) for word in words] == ["ab", "cd", "ef"]
+
+
+def test_learning_rate_warms_up_stays_and_falls():
+    made = stage(steps=100, warmup=10, decay=0.2, floor=0.05)
+    factors = [factor(made, step) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[10:80] == [1.0] * 70
+    assert factors[90] == pytest.approx(0.5)
+    assert factors[99] == pytest.approx(0.05)
+
+
+WORKER = """
+import json, sys, torch
+sys.path[:0] = {paths!r}
+import conftest, test_train
+from _pytest.monkeypatch import MonkeyPatch
+from pathlib import Path
+from pumice.train.dense import DenseHead
+from pumice.train.loop import Run, run_stage
+from pumice.train.objectives import Learner
+from pumice.train.parallel import join_world
+tokenizer = conftest.tokenizer.__wrapped__()
+processor = conftest.processor.__wrapped__(tokenizer, conftest.policy.__wrapped__())
+test_train.render_small(MonkeyPatch())
+model = conftest.tiny_model(len(tokenizer))
+torch.manual_seed(1)
+world = join_world()
+run = Run(Learner(model, DenseHead(24), tokenizer), processor, 0, Path(sys.argv[1]), world, lambda *_: None)
+run_stage(run, test_train.stage(batch=4, dense_weight=0.5))
+if world.main:
+    torch.save([p.detach() for p in model.parameters()], sys.argv[2])
+"""
+
+
+def test_two_workers_learn_what_one_learns(tmp_path):
+    import subprocess
+    import sys
+
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER.format(paths=[str(Path(__file__).parent)]))
+    weights = []
+    for workers in (1, 2):
+        out = tmp_path / f"w{workers}.pt"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
+        done = subprocess.run(
+            [*command, str(script), str(tmp_path / f"o{workers}"), str(out)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        weights.append(torch.load(out, weights_only=True))
+    assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(*weights, strict=True))
+    assert json.loads((tmp_path / "o2/checkpoints/answer-00000006/state.json").read_text())["workers"] == 2
