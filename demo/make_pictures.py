@@ -24,7 +24,7 @@ CHOICES = {
     "table": (tables, 22),
     "chart": (charts, 8),
     "cherry": (objects, 43),
-    "bell": (objects, 76),
+    "banana": (objects, 34),
 }
 
 

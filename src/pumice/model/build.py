@@ -46,7 +46,9 @@ def auto_dtype(device: torch.device) -> torch.dtype:
 def build_model(config: ModelConfig, seed: int = 0) -> AssistantModel:
     """The untrained assistant in fp32: pretrained parts, seeded connector and newline."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # loading takes a second; the bars would stand among the answers
     tower = tower_class(config.tower.type).from_folder(locate(config.tower.source), config.tower.tile)
     lm: Any = AutoModelForCausalLM.from_pretrained(locate(config.lm), dtype=torch.float32)
     connector = CONNECTORS[config.connector.type](
