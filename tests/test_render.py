@@ -154,7 +154,7 @@ def test_pictures_of_the_splits_differ_for_the_same_seed() -> None:
 def test_pieces_make_the_line_that_pil_makes() -> None:
     rng, text = random.Random(0), "To AV Garden Ketchup, $12.50 fjW (Yo) P.11"
     for _ in range(40):
-        font = sheet.pick_font(rng, "train", rng.randint(11, 22))
+        font = fonts.pick_font(rng, "train", rng.randint(11, 22))
         drawn = [Image.new("RGB", (600, 60), (255, 255, 255)) for _ in range(2)]
         ImageDraw.Draw(drawn[0]).text((10, 10), text, font=font, fill=(10, 20, 30))
         ink.ink(font).draw(drawn[1], 10, 10, text, (10, 20, 30))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -151,7 +152,7 @@ def test_batches_are_functions_of_the_step_and_shared_among_workers(run):
         made.world = World(rank, 2)
         shares.append(make_batch(made, stage(batch=4), 5))
     starts = whole.starts.tolist()
-    ids = [whole.ids[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    ids = [whole.ids[a:b] for a, b in pairwise(starts)]
     assert torch.equal(shares[0].ids, torch.cat(ids[0::2]))
     assert torch.equal(shares[1].ids, torch.cat(ids[1::2]))
 

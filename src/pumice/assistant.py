@@ -77,7 +77,7 @@ class Assistant:
     def chat(
         self, messages: Sequence[dict[str, Any]], stream: bool = False, max_tokens: int = 256
     ) -> Answer | Iterator[str | Answer]:
-        """Continue a conversation of OpenAI-style messages; with ``stream`` an iterator of text pieces, then the Answer.
+        """Continue a conversation of OpenAI-style messages; ``stream`` gives an iterator of text, then the Answer.
 
         Raises:
             PumiceError: malformed messages, unreadable pictures, or a conversation that is too long.

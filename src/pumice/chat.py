@@ -29,7 +29,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Template:
-    """How turns are written. ``head`` and ``tail`` surround a role's text; the assistant's tail is ``stop`` + ``after``.
+    """How turns are written. Heads and tails surround a role's text; the assistant's tail is ``stop`` + ``after``.
 
     ``stop`` is supervised with the answer and ends generation. ``prompt`` is the open assistant head at the end of
     a question (it may lack the head's trailing space, as in Vicuna's format).

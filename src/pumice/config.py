@@ -63,7 +63,7 @@ class LoraConfig:
     """Low-rank update of the language model: W + alpha / rank * B A."""
 
     rank: Count
-    alpha: Positive
+    alpha: Count
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Sample -> Features: the one place where a conversation becomes tokens, tiles and labels.
 
-    Sample ──spans──> per span: tokens of its text, or Layout.tokens visual tokens ──> ids, labels (T,), tiles (N, 3, S, S)
+    Sample ──spans──> tokens of each text, Layout.tokens of each picture ──> ids, labels (T,), tiles (N, 3, S, S)
 
 Training, evaluation and serving all call ``encode``, so a prompt, a tiling or a mask can't differ between them.
 """
@@ -22,7 +22,7 @@ from pumice.vision.pixels import to_tiles
 
 @dataclass(frozen=True)
 class Processor:
-    """What ``encode`` needs to know about a model: tokenizer, template, layout policy, pixel statistics, token limit."""
+    """What ``encode`` needs of a model: tokenizer, template, layout policy, pixel statistics, token limit."""
 
     tokenizer: Any
     template: Template

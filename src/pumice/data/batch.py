@@ -1,6 +1,6 @@
 """Features -> Batch: documents side by side in one flat stream, without padding.
 
-    [Features, ...] ──pack──> ids (T,), labels (T,), positions restart, starts (D+1,)
+[Features, ...] ──pack──> ids (T,), labels (T,), positions restart, starts (D+1,)
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def pack(documents: Sequence[Features]) -> Batch:
     for document in documents:
         found, expected = int((document.ids == IMAGE).sum()), sum(placed.tokens for placed in document.layouts)
         if found != expected:
-            raise PumiceError(f"{document.id or 'a document'}: {found} visual tokens laid out, layouts ask for {expected}")
+            name = document.id or "a document"
+            raise PumiceError(f"{name}: {found} visual tokens laid out, layouts ask for {expected}")
     lengths = torch.tensor([len(document) for document in documents])
     return Batch(
         ids=torch.cat([document.ids for document in documents]),

@@ -1,6 +1,6 @@
 """Rendered pictures as Samples: a pure function of (seed, split, index).
 
-    index ──mixture──> kind ──renderer──> Rendered ──> Sample (picture, question, answer, question, answer, ...)
+index ──mixture──> kind ──renderer──> Rendered ──> Sample (picture, question, answer, question, answer, ...)
 """
 
 from __future__ import annotations

@@ -5,9 +5,11 @@ layer ──attend(q, k, v of the new tokens)──> stores them in each sequenc
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from pumice.model.attention import attend_packed
 
@@ -41,7 +43,7 @@ class KVCache:
     def advance(self) -> None:
         """Count the tokens of the forward that has just run (every layer stores at the same place)."""
         if self._starts is not None:
-            self.lengths = [b - a for a, b in zip(self._starts[:-1], self._starts[1:], strict=True)]
+            self.lengths = [b - a for a, b in pairwise(self._starts)]
         else:
             for slot in self._active:
                 self.lengths[slot] += 1
@@ -49,7 +51,7 @@ class KVCache:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """q (heads, T, d), k and v (kv, T, d) of the new tokens to their attention output (heads, T, d)."""
         if self._starts is not None:
-            for slot, (a, b) in enumerate(zip(self._starts[:-1], self._starts[1:], strict=True)):
+            for slot, (a, b) in enumerate(pairwise(self._starts)):
                 self.keys[layer, slot, :, : b - a] = k[:, a:b]
                 self.values[layer, slot, :, : b - a] = v[:, a:b]
             return attend_packed(q, k, v, self._starts, scale)

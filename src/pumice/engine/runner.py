@@ -39,7 +39,7 @@ class Completion:
 def generate(
     model: AssistantModel, prompts: Sequence[Features], stop_ids: Sequence[int], max_tokens: int
 ) -> Iterator[tuple[int, int, Completion]]:
-    """Greedy answers to a batch of prompts: yields (prompt's index, new token id or -1 at its end, its Completion so far).
+    """Greedy answers to a batch of prompts: yields (index of the prompt, token id or -1 at its end, Completion so far).
 
     Raises:
         PumiceError: a prompt and its answer don't fit the model's positions, or ``max_tokens`` < 1.

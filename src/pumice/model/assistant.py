@@ -13,18 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from pumice.model import attention  # registers the "pumice" attention with transformers
+from pumice.model.connectors import MlpConnector
 from pumice.model.merge import merge_views
+from pumice.model.towers import Dinov2Tower
 from pumice.types import IGNORE, IMAGE, Batch, Layout, PumiceError
 
 
 class AssistantModel(nn.Module):
     """A visual assistant's torch module.
 
-    ``lm`` is a transformers causal LM; ``newline`` (H,) the learned row separator. The submodule names (tower, connector,
-    newline, lm) are the keys of learning rates in a recipe and the prefixes of checkpoint keys.
+    ``lm`` is a transformers causal LM; ``newline`` (H,) the learned row separator. The names of the parts (tower,
+    connector, newline, lm) are the keys of learning rates in a recipe and the prefixes of checkpoint keys.
     """
 
-    def __init__(self, tower: nn.Module, connector: nn.Module, lm: Any) -> None:
+    tower: Dinov2Tower
+    connector: MlpConnector
+
+    def __init__(self, tower: Dinov2Tower, connector: MlpConnector, lm: Any) -> None:
         super().__init__()
         self.tower = tower
         self.connector = connector

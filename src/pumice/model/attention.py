@@ -8,11 +8,12 @@ or ``cache`` while decoding. Documents never see each other; nothing is padded.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -32,7 +33,7 @@ def attend_packed(q: Tensor, k: Tensor, v: Tensor, starts: list[int], scale: flo
         F.scaled_dot_product_attention(
             q[None, :, a:b], k[None, :, a:b], v[None, :, a:b], is_causal=True, scale=scale, enable_gqa=grouped
         )[0]
-        for a, b in zip(starts[:-1], starts[1:], strict=True)
+        for a, b in pairwise(starts)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 

@@ -40,11 +40,9 @@ class Dinov2Tower(nn.Module):
 
         # The table of positions is made for the tile once, not interpolated at every call.
         self.config = Dinov2Config(**{**config, "image_size": tile})
-        # Eager attention is the faster one on a CPU at 257 tokens; elsewhere SDPA is.
         self.config._attn_implementation = "sdpa"
         self.model = Dinov2Model(self.config)
-        self.tile, self.patch, self.width = tile, self.config.patch_size, self.config.hidden_size
-        self.model.embeddings.mask_token.requires_grad_(False)
+        self.tile, self.patch, self.width = tile, config.get("patch_size", 14), self.config.hidden_size
 
     @property
     def side(self) -> int:

@@ -8,7 +8,6 @@ All of it is safetensors; keys are the model's own names with a suffix (.q and .
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -56,7 +55,7 @@ def save_delta(packed: dict[str, Tensor], path: Path, metadata: Mapping[str, str
     """Write the delta atomically."""
     scratch = path.with_suffix(".tmp")
     save_file(packed, scratch, metadata={"format": FORMAT, **metadata})
-    os.replace(scratch, path)
+    scratch.replace(path)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -203,7 +204,7 @@ def _convert_lm(source: Path, folder: Path) -> None:
     fields = loaded.config.to_dict()
     fields.pop("quantization_config", None)
     # save_pretrained refuses on a model that came from a quantised file: a fresh one takes over its weights.
-    model = LlamaForCausalLM(LlamaConfig(**fields))
+    model: Any = LlamaForCausalLM(LlamaConfig(**fields))
     model.load_state_dict(loaded.state_dict())
     model.to(torch.bfloat16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)

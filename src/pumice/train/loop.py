@@ -20,6 +20,8 @@ import torch
 
 from pumice.config import Stage
 from pumice.data.batch import pack
+from pumice.data.render.fonts import Split
+from pumice.data.render.page import Rendered
 from pumice.data.source import render, to_sample
 from pumice.encode import Processor, encode
 from pumice.train.checkpoint import load_optimizer, save_checkpoint
@@ -46,17 +48,22 @@ class Run:
     stopped: bool = False
 
 
-def make_batch(run: Run, stage: Stage, step: int, split: Any = "train") -> Batch:
-    """This worker's share of a step. A picture with more views than the stage takes is replaced by the next draw."""
+def make_batch(run: Run, stage: Stage, step: int, split: Split = "train") -> Batch:
+    """This worker's share of a step."""
     documents = []
     for slot in range(run.world.rank, stage.batch, run.world.size):
         index = step * stage.batch + slot
-        for attempt in range(100):
-            rendered = render(stage.data, run.seed, split, index + attempt * 1_000_000_007)
-            if layout(rendered.image.size, run.processor.policy).views <= stage.max_views:
-                break
-        documents.append(encode(to_sample(rendered, f"{stage.name}-{index}"), run.processor))
+        documents.append(encode(to_sample(_draw(run, stage, index, split), f"{stage.name}-{index}"), run.processor))
     return pack(documents)
+
+
+def _draw(run: Run, stage: Stage, index: int, split: Split) -> Rendered:
+    """Picture ``index`` of the stage; one with more views than the stage takes gives way to the next draw."""
+    for attempt in range(100):
+        rendered = render(stage.data, run.seed, split, index + attempt * 1_000_000_007)
+        if layout(rendered.image.size, run.processor.policy).views <= stage.max_views:
+            return rendered
+    raise PumiceError(f"stage {stage.name!r}: 100 pictures in a row have more than {stage.max_views} views")
 
 
 def run_stage(run: Run, stage: Stage, start: int = 0, checkpoint: Path | None = None) -> None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from pumice.model.assistant import AssistantModel, supervised_rows
 from pumice.train.dense import dense_accuracy, dense_loss, glyph_slots
@@ -94,7 +95,7 @@ def select_asked(batch: Batch, embedded: Tensor) -> tuple[Batch, Tensor]:
     When no document has any, the first is kept: the loss is then an empty sum, and every worker runs the same graph.
     """
     starts = batch.starts.tolist()
-    spans = [(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True) if (batch.labels[a:b] != IGNORE).any()]
+    spans = [(a, b) for a, b in pairwise(starts) if (batch.labels[a:b] != IGNORE).any()]
     spans = spans or [(starts[0], starts[1])]
     index = torch.cat([torch.arange(a, b) for a, b in spans])
     lengths = torch.tensor([0] + [b - a for a, b in spans])
@@ -113,15 +114,16 @@ OBJECTIVES: dict[str, Callable[[Learner, Batch], list[Term]]] = {"read": read, "
 
 
 def _align_term(learner: Learner, batch: Batch, visual: Tensor, weight: float) -> Term:
-    """Cross-entropy of visual tokens (sum of layout.tokens, H) against the LM tokens under them, over the LM's words."""
+    """Cross-entropy of visual tokens (sum of layout.tokens, H) against the LM tokens drawn under them."""
     places, targets = alignment_targets(batch, learner)
     table = learner.model.lm.get_input_embeddings().weight.detach()
     scale = ALIGN_LOGIT / float(table.square().sum(1).mean())
-    logits = F.linear(visual[places], table).float() * scale
     # Where several tokens share a visual token, each counts in proportion: the target is a mixture.
-    share = 1.0 / torch.bincount(places, minlength=visual.shape[0])[places].float()
-    losses = F.cross_entropy(logits, targets, reduction="none") * share
-    right = int((logits.argmax(-1) == targets).sum())
+    used, row, sharing = places.unique(return_inverse=True, return_counts=True)
+    logprobs = (F.linear(visual[used], table).float() * scale).log_softmax(-1)
+    share = 1.0 / sharing[row].float()
+    losses = -logprobs[row, targets] * share
+    right = int((logprobs.argmax(-1)[row] == targets).sum())
     return Term("align", losses.sum(), share.sum(), weight, right, targets.numel())
 
 
@@ -141,7 +143,7 @@ def _dense_term(learner: Learner, batch: Batch, features: Tensor, weight: float)
     labels, keep, start = [], [], 0
     for placed, glyphs in zip(batch.layouts, batch.glyphs, strict=True):
         if glyphs:
-            labels.append(glyph_slots(glyphs, placed, int(patch)))
+            labels.append(glyph_slots(glyphs, placed, patch))
             keep += range(start, start + placed.views)
         start += placed.views
     wanted = torch.cat(labels)

@@ -16,44 +16,30 @@ from pumice.types import PumiceError
 
 Split = Literal["train", "heldout"]
 
-# Families with a full Latin alphabet, by look. All are packages of Debian (fonts-*).
-TRAIN = (
-    # sans
-    "DejaVu Sans,Liberation Sans,Liberation Sans Narrow,Arimo,Carlito,Lato,Open Sans,Noto Sans,Noto Sans Display,"
-    "Inter,Karla,Cabin,Clear Sans,Cantarell,FreeSans,Nimbus Sans,Nimbus Sans Narrow,Gillius ADF,B612,Andika,"
-    "Dosis,Quicksand,Roboto,Roboto Condensed,Go,Garuda,Loma,Manrope,Jura,Tuffy,Ikarius ADF Std,"
-    "Linux Biolinum O,URW Gothic,Sora,Open Sans Condensed,Universalis ADF Std,Verana Sans,M PLUS 1,Sawasdee,"
-    # serif
-    "DejaVu Serif,Liberation Serif,Caladea,FreeSerif,Nimbus Roman,Gentium,Charis SIL,GFS Didot,GFS Artemisia,"
-    "Linux Libertine O,Noto Serif,Cardo,C059,P052,Tinos,Vollkorn,Baskervald ADF Std,Norasi,TeX Gyre Pagella,"
-    "TeX Gyre Bonum,Old Standard TT,Romande ADF Std,"
-    # mono
-    "DejaVu Sans Mono,Liberation Mono,FreeMono,Inconsolata,JetBrains Mono,Hack,Cousine,Noto Sans Mono,Anonymous Pro,"
-    "Agave,League Mono,OCR B,mononoki,Courier Prime Code,Tlwg Typewriter,"
-    # informal
-    "Comic Neue,Domestic Manners,Averia Sans GWF,Averia Serif GWF"
-).split(",")
-HELDOUT = [
-    "Gillius ADF No2",
-    "PT Sans",
-    "Play",
-    "Libris ADF Std",
-    "TeX Gyre Heros",
-    "Switzera ADF",
-    "Doulos SIL",
-    "PT Serif",
-    "TeX Gyre Termes",
-    "Fanwood Text",
-    "GFS Neohellenic",
-    "Linden Hill",
-    "Tribun ADF Std",
-    "Nimbus Mono PS",
-    "Fira Code",
-    "Go Mono",
-    "PT Mono",
-    "TeX Gyre Schola",
-]
-FAMILIES: dict[Split, tuple[str, ...]] = {"train": tuple(TRAIN), "heldout": tuple(HELDOUT)}
+# Families with a full Latin alphabet, by look. All are packages of Debian (packages.txt): sans, serif, mono, informal.
+TRAIN = """
+    DejaVu Sans, Liberation Sans, Liberation Sans Narrow, Arimo, Carlito, Lato, Open Sans, Noto Sans, Noto Sans
+    Display, Inter, Karla, Cabin, Clear Sans, Cantarell, FreeSans, Nimbus Sans, Nimbus Sans Narrow, Gillius ADF,
+    B612, Andika, Dosis, Quicksand, Roboto, Roboto Condensed, Go, Garuda, Loma, Manrope, Jura, Tuffy, Ikarius ADF
+    Std, Linux Biolinum O, URW Gothic, Sora, Open Sans Condensed, Universalis ADF Std, Verana Sans, M PLUS 1,
+    Sawasdee, DejaVu Serif, Liberation Serif, Caladea, FreeSerif, Nimbus Roman, Gentium, Charis SIL, GFS Didot, GFS
+    Artemisia, Linux Libertine O, Noto Serif, Cardo, C059, P052, Tinos, Vollkorn, Baskervald ADF Std, Norasi, TeX
+    Gyre Pagella, TeX Gyre Bonum, Old Standard TT, Romande ADF Std, DejaVu Sans Mono, Liberation Mono, FreeMono,
+    Inconsolata, JetBrains Mono, Hack, Cousine, Noto Sans Mono, Anonymous Pro, Agave, League Mono, OCR B, mononoki,
+    Courier Prime Code, Tlwg Typewriter, Comic Neue, Domestic Manners, Averia Sans GWF, Averia Serif GWF
+"""
+HELDOUT = """
+    Gillius ADF No2, PT Sans, Play, Libris ADF Std, TeX Gyre Heros, Switzera ADF, Doulos SIL, PT Serif, TeX Gyre
+    Termes, Fanwood Text, GFS Neohellenic, Linden Hill, Tribun ADF Std, Nimbus Mono PS, Fira Code, Go Mono, PT Mono,
+    TeX Gyre Schola
+"""
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.replace("\n", " ").split(","))
+
+
+FAMILIES: dict[Split, tuple[str, ...]] = {"train": _names(TRAIN), "heldout": _names(HELDOUT)}
 
 # Weights and slants that a document would use; hairline and black faces don't survive 13 px.
 STYLES = {"Regular", "Book", "Roman", "Medium", "Bold", "Italic", "Oblique", "SemiBold", "Semibold", "DemiBold"}

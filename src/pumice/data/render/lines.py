@@ -1,6 +1,6 @@
 """Walls of text: lines that fill the whole picture, so that nearly every patch carries characters to learn.
 
-    words, names, numbers ──> lines of one font and size each ──> Rendered with "read" questions on sparse pages
+words, names, numbers ──> lines of one font and size each ──> Rendered with "read" questions on sparse pages
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ def phrase(rng: random.Random, split: Split) -> str:
 
 def ink_and_paper(rng: random.Random) -> tuple[Colour, Colour]:
     """Two colours with enough contrast to read: mostly dark on light, one in eight the other way round."""
-    shade = rng.choice(((255, 255, 255), (255, 255, 255), (rng.randint(225, 255),) * 3, _tint(rng, 205, 255)))
-    ink = rng.choice(((0, 0, 0), (rng.randint(0, 70),) * 3, _tint(rng, 0, 110)))
+    light, dark = rng.randint(225, 255), rng.randint(0, 70)
+    shade = rng.choice(((255, 255, 255), (255, 255, 255), (light, light, light), _tint(rng, 205, 255)))
+    ink = rng.choice(((0, 0, 0), (dark, dark, dark), _tint(rng, 0, 110)))
     return (shade, ink) if rng.random() < 0.125 else (ink, shade)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pumice.data.render.fonts import Split, pick_font
 from pumice.data.render.ink import Font, ink, width
 from pumice.data.render.page import Colour, Page, Question, Rendered
 
