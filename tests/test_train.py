@@ -20,6 +20,7 @@ from pumice.train.lora import add_lora, lora_pairs
 from pumice.train.objectives import Learner, alignment_targets, split_words
 from pumice.train.optim import factor
 from pumice.train.parallel import World
+from pumice.train.run import start_from
 from pumice.types import Glyph, PumiceError
 from pumice.vision.layout import PRESETS, layout
 
@@ -131,13 +132,17 @@ def test_a_delta_restores_the_trained_model(run, tmp_path, tokenizer):
     run_stage(made, stage())
     model = made.learner.model
     base = tiny_model(len(tokenizer))
-    packed = pack_delta(model, base.tower, lora_pairs(model.lm))
+    packed = pack_delta(model, base.tower, lora_pairs(model.lm), made.learner.head)
     save_delta(packed, tmp_path / "d.safetensors", {})
     restored = tiny_model(len(tokenizer))
     apply_delta(restored, tmp_path / "d.safetensors")
     batch = make_batch(made, stage(), 0)
     wanted, got, untrained = model.logits(batch), restored.logits(batch), base.logits(batch)
     assert (wanted - got).abs().mean() < 0.02 * (wanted - untrained).abs().mean()
+    again = run(lora=True)
+    start_from(tmp_path / "d.safetensors", again.learner)  # a later run goes on from the delta
+    assert (again.learner.model.logits(batch) - restored.logits(batch)).abs().max() < 1e-3
+    assert torch.allclose(again.learner.head.linear.weight, made.learner.head.linear.weight, atol=1e-3)
     with pytest.raises(PumiceError, match="don't fit the model"):
         apply_delta(tiny_model(len(tokenizer) + 1).tower, tmp_path / "d.safetensors")
 

@@ -106,12 +106,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run: the model and the stages that train it, in order. ``name`` is the file's unless it says another."""
+    """A whole run: the model and the stages that train it, in order. ``name`` is the file's unless it says another.
+
+    ``start`` are the weights to begin from: parts (pretrained parts alone), pocket (the shipped weights), or a path to
+    a run's delta.safetensors.
+    """
 
     name: str
     seed: Whole
     model: ModelConfig
     stages: tuple[Stage, ...]
+    start: str = "parts"
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -200,7 +205,8 @@ def _plain(value: Any) -> Any:
     """Dataclasses to tables; stages to a table by name."""
     if isinstance(value, Recipe):
         stages = {stage.name: {k: v for k, v in _plain(stage).items() if k != "name"} for stage in value.stages}
-        return {"name": value.name, "seed": value.seed, "model": _plain(value.model), "stages": stages}
+        head = {"name": value.name, "seed": value.seed, "start": value.start}
+        return {**head, "model": _plain(value.model), "stages": stages}
     if is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if getattr(value, f.name) is not None}
     return value

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from pumice.types import PumiceError
 
 FORMAT = "pumice-delta-1"
+HEAD = "head."
+"""Prefix of the reading head, which `apply_delta` leaves out."""
 
 
 def quantise_rows(delta: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,11 +31,12 @@ def quantise_rows(delta: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pack_delta(
-    model: nn.Module, base_tower: nn.Module, pairs: Mapping[str, tuple[Tensor, Tensor]]
+    model: nn.Module, base_tower: nn.Module, pairs: Mapping[str, tuple[Tensor, Tensor]], head: nn.Module | None = None
 ) -> dict[str, Tensor]:
     """The delta of a trained model.
 
-    ``base_tower`` is the pretrained tower; ``pairs`` are the language model's low-rank updates (see lora_pairs).
+    ``base_tower`` is the pretrained tower; ``pairs`` are the language model's low-rank updates (see lora_pairs);
+    ``head`` is the reading head, which only a later training run needs.
     """
     packed: dict[str, Tensor] = {}
     base = base_tower.state_dict()
@@ -46,6 +49,8 @@ def pack_delta(
     for name, value in model.get_submodule("connector").state_dict().items():
         packed[f"connector.{name}"] = value.to(torch.float16)
     packed["newline"] = model.get_parameter("newline").detach().to(torch.float16)
+    if head is not None:
+        packed |= {f"{HEAD}{name}": value.to(torch.float16) for name, value in head.state_dict().items()}
     for path, (a, b) in pairs.items():
         packed[f"lm.{path}.a"], packed[f"lm.{path}.b"] = a.to(torch.bfloat16), b.to(torch.bfloat16)
     return {name: value.contiguous() for name, value in packed.items()}
@@ -58,12 +63,11 @@ def save_delta(packed: dict[str, Tensor], path: Path, metadata: Mapping[str, str
     scratch.replace(path)
 
 
-@torch.no_grad()
-def apply_delta(model: nn.Module, path: Path) -> dict[str, str]:
-    """Turn a model of pretrained parts into the trained one, in place; returns the file's metadata.
+def read_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a delta file.
 
     Raises:
-        PumiceError: not a delta, or its tensors don't fit the model: every name is listed.
+        PumiceError: not a delta.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -73,18 +77,39 @@ def apply_delta(model: nn.Module, path: Path) -> dict[str, str]:
         raise PumiceError(f"{path}: not readable as safetensors ({error})") from None
     if metadata.get("format") != FORMAT:
         raise PumiceError(f"{path}: format {metadata.get('format')!r}, expected {FORMAT}")
+    return tensors, metadata
+
+
+def apply_delta(model: nn.Module, path: Path) -> dict[str, str]:
+    """Turn a model of pretrained parts into the trained one, in place; returns the file's metadata.
+
+    Raises:
+        PumiceError: not a delta, or its tensors don't fit the model: every name is listed.
+    """
+    tensors, metadata = read_delta(path)
+    try:
+        apply_tensors(model, {name: value for name, value in tensors.items() if not name.startswith(HEAD)})
+    except PumiceError as error:
+        raise PumiceError(f"{path}: {error}") from None
+    return metadata
+
+
+@torch.no_grad()
+def apply_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Add or copy the tensors of a delta into a model.
+
+    Raises:
+        PumiceError: tensors that don't fit the model, all of them listed; the model is then unchanged.
+    """
     state = model.state_dict()
-    wrong = [
-        name for name, target, value in _targets(tensors) if target not in state or not _fits(state[target], value)
-    ]
+    wrong = [k for k, target, value in _targets(tensors) if target not in state or state[target].shape != value.shape]
     if wrong:
-        raise PumiceError(f"{path}: tensors that don't fit the model: {', '.join(wrong)}")
+        raise PumiceError(f"tensors that don't fit the model: {', '.join(wrong)}")
     for name, target, value in _targets(tensors):
         if name.endswith((".q", ".b")):
             state[target].add_(value.to(state[target].dtype))
         else:
             state[target].copy_(value)
-    return metadata
 
 
 def _targets(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str, Tensor]]:
@@ -98,7 +123,3 @@ def _targets(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str, Tensor]]
             yield name, f"{stem}.weight", value.float() @ tensors[f"{stem}.a"].float()
         elif suffix not in ("scale", "a"):
             yield name, name, value
-
-
-def _fits(target: Tensor, value: Tensor) -> bool:
-    return target.shape == value.shape

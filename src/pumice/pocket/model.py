@@ -13,11 +13,8 @@ from pumice.assistant import Assistant
 from pumice.config import ModelConfig, load_recipe
 from pumice.model.build import auto_dtype, build_model, build_processor
 from pumice.model.weights import apply_delta
+from pumice.pocket.parts import RECIPE, WEIGHTS
 from pumice.types import PumiceError
-
-FOLDER = Path(__file__).parent / "weights"
-WEIGHTS = FOLDER / "pocket.safetensors"
-RECIPE = FOLDER / "recipe.toml"
 
 
 def load_assistant(

@@ -26,6 +26,10 @@ import torch
 
 from pumice.types import PumiceError
 
+WEIGHTS = Path(__file__).parent / "weights" / "pocket.safetensors"
+RECIPE = WEIGHTS.with_name("recipe.toml")
+"""What was trained on top of the parts, and how; both ship with the package."""
+
 
 @dataclass(frozen=True)
 class Part:

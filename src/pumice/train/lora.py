@@ -38,6 +38,24 @@ def has_lora(lm: nn.Module) -> bool:
     return any(".lora_A." in name for name, _ in lm.named_parameters())
 
 
+@torch.no_grad()
+def set_lora_pairs(lm: nn.Module, pairs: dict[str, tuple[Tensor, Tensor]]) -> None:
+    """Put low-rank pairs, as `lora_pairs` gives them, into matrices of the same rank.
+
+    Raises:
+        PumiceError: another set of modules, or another rank.
+    """
+    layers: dict[str, Any] = {path: module for path, module in lm.named_modules() if hasattr(module, "lora_A")}
+    if layers.keys() != pairs.keys():
+        raise PumiceError(f"low-rank pairs of {len(pairs)} modules, expected those of {len(layers)}")
+    for path, (a, b) in pairs.items():
+        target_a, target_b = layers[path].lora_A["default"].weight, layers[path].lora_B["default"].weight
+        if target_a.shape != a.shape or target_b.shape != b.shape:
+            raise PumiceError(f"{path}: low-rank pairs of rank {a.shape[0]}, expected {target_a.shape[0]}")
+        target_a.copy_(a)
+        target_b.copy_(b.float() / layers[path].scaling["default"])
+
+
 def lora_pairs(lm: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """{module path: (a (r, in), b (out, r))} with the scaling folded into b, so that the update is b @ a."""
     pairs: dict[str, tuple[Tensor, Tensor]] = {}

@@ -19,11 +19,12 @@ import torch
 from pumice.config import Recipe, Stage, digest, load_recipe, resolved
 from pumice.model.build import build_model, build_processor, locate
 from pumice.model.towers import tower_class
-from pumice.model.weights import pack_delta, save_delta
+from pumice.model.weights import HEAD, apply_tensors, pack_delta, read_delta, save_delta
+from pumice.pocket.parts import WEIGHTS
 from pumice.train.checkpoint import checkpoints, load_training_state, read_state
 from pumice.train.dense import DenseHead
 from pumice.train.loop import Run, run_stage
-from pumice.train.lora import add_lora, has_lora, lora_pairs
+from pumice.train.lora import add_lora, has_lora, lora_pairs, set_lora_pairs
 from pumice.train.objectives import Learner
 from pumice.train.parallel import World, join_world
 from pumice.types import PumiceError
@@ -88,6 +89,9 @@ def train(recipe: Recipe, out: Path, world: World) -> Learner:
         _need_lora(recipe, learner, first)
     if found:
         load_training_state(found[-1], learner)
+    elif recipe.start != "parts":
+        _need_lora(recipe, learner, len(recipe.stages) - 1)
+        start_from(WEIGHTS if recipe.start == "pocket" else Path(recipe.start), learner)
     run = Run(learner, build_processor(recipe.model), recipe.seed, out, world, Printer(), saves=state["saves"])
     _stop_on_signals(run)
     with (out / f"log-{world.rank}.jsonl").open("a") as log:
@@ -114,8 +118,26 @@ def _need_lora(recipe: Recipe, learner: Learner, position: int) -> None:
 def export_delta(recipe: Recipe, learner: Learner, path: Path, note: str) -> None:
     """Write what was trained as a small file that `pumice.load` takes."""
     base = tower_class(recipe.model.tower.type).from_folder(locate(recipe.model.tower.source), recipe.model.tower.tile)
-    packed = pack_delta(learner.model, base, lora_pairs(learner.model.lm))
+    packed = pack_delta(learner.model, base, lora_pairs(learner.model.lm), learner.head)
     save_delta(packed, path, {"recipe": recipe.name, "digest": digest(recipe), "stage": note})
+
+
+def start_from(path: Path, learner: Learner) -> None:
+    """Begin from a delta: tower, connector, newline, reading head, and the low-rank matrices where there are any.
+
+    Raises:
+        PumiceError: not a delta, or it doesn't fit the recipe's model.
+    """
+    tensors, _ = read_delta(path)
+    head = {name.removeprefix(HEAD): value for name, value in tensors.items() if name.startswith(HEAD)}
+    low_rank = {name: value for name, value in tensors.items() if name.startswith("lm.") and has_lora(learner.model.lm)}
+    rest = {name: value for name, value in tensors.items() if not name.startswith(HEAD) and name not in low_rank}
+    apply_tensors(learner.model, rest)
+    if head:
+        learner.head.load_state_dict(head)
+    if low_rank:
+        paths = sorted({name.removeprefix("lm.").rpartition(".")[0] for name in low_rank})
+        set_lora_pairs(learner.model.lm, {p: (low_rank[f"lm.{p}.a"], low_rank[f"lm.{p}.b"]) for p in paths})
 
 
 def _claim(recipe: Recipe, out: Path, world: World) -> None:
