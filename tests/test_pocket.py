@@ -1,0 +1,58 @@
+"""The shipped pocket model: it opens, answers the same every time, and its formats are the tokenizer's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+import pumice
+from pumice.assistant import Assistant
+from pumice.chat import get_template
+from pumice.encode import encode
+from pumice.pocket.parts import LM, WEIGHTS, get_part
+from pumice.types import PumiceError, Sample, Turn
+
+DEMO = Path(__file__).parents[1] / "demo"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Assistant:
+    try:
+        get_part(LM.name)
+    except PumiceError as error:
+        pytest.skip(str(error))
+    return pumice.load("pocket", dtype="float32")
+
+
+def test_the_weights_are_small_enough_to_ship():
+    assert WEIGHTS.stat().st_size <= 60 * 2**20
+
+
+def test_answers_are_the_same_alone_and_in_a_batch(pocket):
+    rows = json.loads((DEMO / "questions.json").read_text())[::4]
+    pairs = [(DEMO / "pictures" / row["picture"], row["question"]) for row in rows]
+    together = pocket.ask_many(pairs, max_tokens=24)
+    alone = [pocket.ask(path, question, max_tokens=24) for path, question in pairs]
+    assert [answer.text for answer in together] == [answer.text for answer in alone]
+    assert all(answer.text and answer.finish == "stop" for answer in alone)
+
+
+def test_it_looks_at_the_picture(pocket):
+    questions = {"cherry.png": ("What is in the picture?",), "chart.png": ("What is in the picture?",)}
+    answers = {name: pocket.ask(DEMO / "pictures" / name, q).text for name, (q,) in questions.items()}
+    assert answers["cherry.png"] != answers["chart.png"]
+
+
+def test_the_smollm2_template_is_the_tokenizers_own(pocket):
+    processor = dataclasses.replace(pocket.processor, template=get_template("smollm2"))
+    turns = (Turn("user", ("What is 2 + 2?\n",)), Turn("assistant", ("4.",)), Turn("user", (" And 3?",)))
+    own = processor.tokenizer.apply_chat_template(
+        [{"role": turn.role, "content": turn.content[0]} for turn in turns], add_generation_prompt=True
+    )
+    ids = own if isinstance(own, list) else own["input_ids"]
+    assert encode(Sample(turns), processor, prompt=True).ids.tolist() == ids
