@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -50,11 +51,36 @@ def save_checkpoint(
     names: dict[str, nn.Parameter],
     state: dict[str, Any],
 ) -> Path:
-    """Write one checkpoint; ``state`` needs "stage" and "step" (steps done). Returns its folder."""
+    """Write one checkpoint; ``state`` needs "stage", "step" (steps done) and "saves". Returns its folder.
+
+    Raises:
+        PumiceError: it can't be written (a full disk); the older ones are untouched.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".tmp-*"):
         shutil.rmtree(stale, ignore_errors=True)
     scratch = folder / f".tmp-{os.getpid()}"
+    final = folder / f"{state['stage']}-{state['step']:08d}"
+    try:
+        _write(scratch, learner, optimizer, names, state)
+        shutil.rmtree(final, ignore_errors=True)
+        scratch.rename(final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise PumiceError(f"{final}: checkpoint not written ({error}); the last good one is kept") from None
+    for old in checkpoints(folder)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _write(
+    scratch: Path,
+    learner: Learner,
+    optimizer: torch.optim.Optimizer,
+    names: dict[str, nn.Parameter],
+    state: dict[str, Any],
+) -> None:
+    """All files of a checkpoint, flushed to the disk."""
     scratch.mkdir()
     save_file(training_state(learner), scratch / "model.safetensors")
     moments: dict[str, Tensor] = {}
@@ -67,12 +93,6 @@ def save_checkpoint(
         handle = os.open(path, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)
-    final = folder / f"{state['stage']}-{state['step']:08d}"
-    shutil.rmtree(final, ignore_errors=True)
-    scratch.rename(final)
-    for old in checkpoints(folder)[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
-    return final
 
 
 def checkpoints(folder: Path) -> list[Path]:
