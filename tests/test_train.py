@@ -110,7 +110,7 @@ def test_an_interrupted_save_leaves_the_older_checkpoint(run, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(PumiceError, match="No space left on device.*last good one is kept"):
+    with pytest.raises(PumiceError, match=r"No space left on device.*last good one is kept"):
         run_stage(made, stage(steps=3), 2, before[-1])
     assert list(folder.iterdir()) == before  # and no half-written folder beside it
     checkpoints.load_training_state(before[-1], run().learner)
