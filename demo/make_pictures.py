@@ -17,7 +17,7 @@ from pumice.data.render import charts, forms, objects, receipts, tables
 from pumice.data.render.page import Question, Rendered
 
 HERE = Path(__file__).parent
-QUESTIONS = 4
+QUESTIONS = 3
 CHOICES = {
     "receipt": (receipts, 23),
     "form": (forms, 30),
