@@ -13,6 +13,7 @@ import platform
 import shlex
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -40,17 +41,29 @@ WORST = 4
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar with the rate and the time left, on standard error; yields a function to call with (done, in all)."""
+    """A bar with the rate and the time left, on standard error; yields a function to call with (done, in all).
+
+    Where standard error is a file, a line every half minute stands for the bar.
+    """
+    console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(), TimeRemainingColumn(elapsed_when_finished=True), console=Console(stderr=True),
+        TimeElapsedColumn(), TimeRemainingColumn(elapsed_when_finished=True), console=console,
+        disable=not console.is_terminal,
     )  # fmt: skip
+    began = said = time.monotonic()
     with bar:
         task = bar.add_task("rendering", total=None, rate="")
 
         def step(done: int, total: int) -> None:
-            rate = f"{bar.tasks[0].speed or 0:.1f} questions/s"
-            bar.update(task, completed=done, total=total, description="asking", rate=rate)
+            nonlocal said
+            now = time.monotonic()
+            rate = done / max(now - began, 1e-9)
+            bar.update(task, completed=done, total=total, description="asking", rate=f"{rate:.1f} questions/s")
+            if not console.is_terminal and (now - said > 30 or done == total):
+                said = now
+                left = (total - done) / rate if rate else 0.0
+                console.print(f"{done}/{total} questions, {rate:.1f} a second, {left:.0f} s left", highlight=False)
 
         yield step
 
