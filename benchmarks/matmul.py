@@ -21,9 +21,8 @@ def main() -> None:
                 began = time.process_time()
                 torch.nn.functional.linear(x, w)
                 best = min(best, time.process_time() - began)
-            print(
-                f"{rows}x{width}x{out} {str(dtype).removeprefix('torch.')}: {2 * rows * width * out / best / 1e9:.1f}"
-            )
+            speed = 2 * rows * width * out / best / 1e9
+            print(f"{rows}x{width}x{out} {str(dtype).removeprefix('torch.')}: {speed:.1f} GFLOP/s")
 
 
 if __name__ == "__main__":
