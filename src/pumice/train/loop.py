@@ -70,7 +70,7 @@ def run_stage(run: Run, stage: Stage, start: int = 0, checkpoint: Path | None = 
     """Train one stage from step ``start``; with ``checkpoint`` the optimiser continues from it.
 
     Raises:
-        PumiceError: the loss is no longer finite (the step and its samples are named).
+        PumiceError: the loss is no longer finite (the stage and step are named; that step changes nothing).
     """
     learner = run.learner
     learner.dense_weight, learner.align_weight = stage.dense_weight, stage.align_weight
@@ -107,7 +107,8 @@ def train_step(
     loss = torch.stack([t.weight * t.total / max(c, 1.0) for t, c in zip(terms, counts, strict=True)]).sum()
     if not math.isfinite(loss.item()):
         raise PumiceError(
-            f"stage {stage.name!r}, step {step}: the loss is {loss.item()}; samples of this step are faulty"
+            f"stage {stage.name!r}, step {step}: the loss is {loss.item()}; this step changed nothing, "
+            "and the last checkpoint is good"
         )
     loss.backward()
     sum_gradients(parameters, run.world)
