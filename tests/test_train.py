@@ -41,7 +41,7 @@ def run(tokenizer, processor, tmp_path, monkeypatch):
     def make(out: str = "run", lora: bool = False) -> Run:
         model = tiny_model(len(tokenizer))
         torch.manual_seed(1)
-        learner = Learner(model, DenseHead(24), tokenizer)
+        learner = Learner(model, DenseHead(24, model.lm.config.vocab_size), tokenizer)
         if lora:
             add_lora(model.lm, LoraConfig(rank=2, alpha=4.0), 0)
         return Run(learner, processor, 0, tmp_path / out, World(), lambda *_: None)
@@ -220,7 +220,8 @@ test_train.render_small(MonkeyPatch())
 model = conftest.tiny_model(len(tokenizer))
 torch.manual_seed(1)
 world = join_world()
-run = Run(Learner(model, DenseHead(24), tokenizer), processor, 0, Path(sys.argv[1]), world, lambda *_: None)
+head = DenseHead(24, model.lm.config.vocab_size)
+run = Run(Learner(model, head, tokenizer), processor, 0, Path(sys.argv[1]), world, lambda *_: None)
 run_stage(run, test_train.stage(batch=4, dense_weight=0.5))
 if world.main:
     torch.save([p.detach() for p in model.parameters()], sys.argv[2])

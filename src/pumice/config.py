@@ -12,14 +12,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pumice import toml
 from pumice.toml import Count, Keys, Positive, Rate, Share, Whole
 from pumice.types import PumiceError
 from pumice.vision.layout import PRESETS, Policy
 
-MODULES = ("tower", "connector", "newline", "lm", "head")
+Module = Literal["tower", "connector", "newline", "lm", "head"]
+MODULES = get_args(Module)
 """What can be trained; ``head`` is the reading head on the tower, used in training only."""
 KINDS = ("wall", "lines", "receipts", "forms", "tables", "charts", "objects")
 """Kinds of rendered pictures."""
@@ -36,11 +37,15 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class ConnectorConfig:
-    """From patches to tokens: ``shuffle`` x ``shuffle`` patches become one token through ``depth`` linear layers."""
+    """From patches to tokens: ``shuffle`` x ``shuffle`` patches become one token through ``depth`` linear layers.
+
+    ``norm`` ends with an RMS norm whose gain starts at the size of word embeddings.
+    """
 
     type: Literal["mlp"] = "mlp"
     shuffle: Count = 2
     depth: Count = 2
+    norm: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class Recipe:
     """A whole run: the model and the stages that train it, in order. ``name`` is the file's unless it says another.
 
     ``start`` are the weights to begin from: parts (pretrained parts alone), pocket (the shipped weights), or a path to
-    a run's delta.safetensors.
+    a run's delta.safetensors. ``start_modules`` are the modules taken from there; the others begin anew.
     """
 
     name: str
@@ -117,6 +122,7 @@ class Recipe:
     model: ModelConfig
     stages: tuple[Stage, ...]
     start: str = "parts"
+    start_modules: tuple[Module, ...] = MODULES
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -205,7 +211,7 @@ def _plain(value: Any) -> Any:
     """Dataclasses to tables; stages to a table by name."""
     if isinstance(value, Recipe):
         stages = {stage.name: {k: v for k, v in _plain(stage).items() if k != "name"} for stage in value.stages}
-        head = {"name": value.name, "seed": value.seed, "start": value.start}
+        head = {"name": value.name, "seed": value.seed, "start": value.start, "start_modules": value.start_modules}
         return {**head, "model": _plain(value.model), "stages": stages}
     if is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if getattr(value, f.name) is not None}

@@ -156,6 +156,10 @@ class Reader:
                 # In the order of the known names, so that the order in a file doesn't change the digest.
                 return {k: self.value(args[1], value[k], (*key, k)) for k in extra.names if k in value}
             return self.build(hint, value, key)
+        if origin is tuple and args[-1] is Ellipsis:
+            if not isinstance(value, list) or not value:
+                raise self.error(key, f"expected a list, found {shown(value)}")
+            return tuple(self.value(args[0], part, key) for part in value)
         if origin is tuple:
             if not isinstance(value, list) or len(value) != len(args):
                 raise self.error(key, f"expected a list of {len(args)}, found {shown(value)}")
@@ -170,7 +174,7 @@ class Reader:
         """A string or a number within its limits; an integer may stand for a float."""
         if hint is float and type(value) is int:
             value = float(value)
-        name = {str: "a string", int: "an integer", float: "a number"}[hint]
+        name = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}[hint]
         if type(value) is not hint or (limits and not limits.holds(value)):
             raise self.error(key, f"expected {name}{f' {limits}' if limits else ''}, found {shown(value)}")
         if value == "":

@@ -52,7 +52,7 @@ def build_model(config: ModelConfig, seed: int = 0) -> AssistantModel:
     tower = tower_class(config.tower.type).from_folder(locate(config.tower.source), config.tower.tile)
     lm: Any = AutoModelForCausalLM.from_pretrained(locate(config.lm), dtype=torch.float32)
     connector = CONNECTORS[config.connector.type](
-        tower.width, lm.config.hidden_size, config.connector.shuffle, config.connector.depth
+        tower.width, lm.config.hidden_size, config.connector.shuffle, config.connector.depth, config.connector.norm
     )
     scale = float(lm.get_input_embeddings().weight.detach().std())
     init_connector(connector, scale, seed)

@@ -21,6 +21,8 @@ SLOTS = 3
 CLASSES = 97
 """Class 0 is an empty slot, 1-95 printable ASCII from "!" to "~", 96 any other character."""
 EMPTY_WEIGHT = 0.3
+BIAS_UNIT = 100.0
+"""A step of AdamW moves every parameter by about the learning rate; log-frequencies need more than that."""
 
 
 def char_class(char: str) -> int:
@@ -47,11 +49,17 @@ def glyph_slots(glyphs: Sequence[Glyph], layout: Layout, patch: int) -> Tensor:
 
 
 class DenseHead(nn.Module):
-    """Linear reading head, used in training only: features (..., C) to logits (..., SLOTS, CLASSES)."""
+    """What only training needs: the linear reading head, features (..., C) to logits (..., SLOTS, CLASSES).
 
-    def __init__(self, width: int) -> None:
+    ``word_bias`` (V,) is the bias of the alignment's classifier over the vocabulary, in units of BIAS_UNIT. Without it
+    how frequent a token is can only be said by a vector common to all visual tokens, which hides their differences
+    from the language model.
+    """
+
+    def __init__(self, width: int, vocabulary: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, SLOTS * CLASSES)
+        self.word_bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, features: Tensor) -> Tensor:
         return self.linear(features).unflatten(-1, (SLOTS, CLASSES))

@@ -15,11 +15,11 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from pumice.model.assistant import AssistantModel, supervised_rows
-from pumice.train.dense import dense_accuracy, dense_loss, glyph_slots
+from pumice.train.dense import BIAS_UNIT, DenseHead, dense_accuracy, dense_loss, glyph_slots
 from pumice.types import IGNORE, Batch, Glyph, Layout
 from pumice.vision.layout import glyph_views
 
@@ -44,7 +44,7 @@ class Learner:
     """Everything that trains: the model, the reading head (training only) and the tokenizer for alignment."""
 
     model: AssistantModel
-    head: nn.Module
+    head: DenseHead
     tokenizer: Any
     dense_weight: float = 0.0
     align_weight: float = 0.0
@@ -120,7 +120,8 @@ def _align_term(learner: Learner, batch: Batch, visual: Tensor, weight: float) -
     scale = ALIGN_LOGIT / float(table.square().sum(1).mean())
     # Where several tokens share a visual token, each counts in proportion: the target is a mixture.
     used, row, sharing = places.unique(return_inverse=True, return_counts=True)
-    logprobs = (F.linear(visual[used], table).float() * scale).log_softmax(-1)
+    bias = learner.head.word_bias * BIAS_UNIT
+    logprobs = (F.linear(visual[used], table).float() * scale + bias).log_softmax(-1)
     share = 1.0 / sharing[row].float()
     losses = -logprobs[row, targets] * share
     right = int((logprobs.argmax(-1)[row] == targets).sum())

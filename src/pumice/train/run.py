@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pumice.config import Recipe, Stage, digest, load_recipe, resolved
+from pumice.config import MODULES, Recipe, Stage, digest, load_recipe, resolved
 from pumice.model.build import build_model, build_processor, locate
 from pumice.model.towers import tower_class
 from pumice.model.weights import HEAD, apply_tensors, pack_delta, read_delta, save_delta
@@ -68,7 +68,7 @@ def _spawn(workers: int) -> None:
 def make_learner(recipe: Recipe, seed: int) -> Learner:
     """Model, reading head and tokenizer of a recipe, untrained."""
     model = build_model(recipe.model, seed)
-    head = DenseHead(model.tower.width)
+    head = DenseHead(model.tower.width, model.lm.config.vocab_size)
     with torch.no_grad():
         head.linear.weight.normal_(0.0, 0.02, generator=torch.Generator().manual_seed(seed))
         head.linear.bias.zero_()
@@ -91,7 +91,7 @@ def train(recipe: Recipe, out: Path, world: World) -> Learner:
         load_training_state(found[-1], learner)
     elif recipe.start != "parts":
         _need_lora(recipe, learner, len(recipe.stages) - 1)
-        start_from(WEIGHTS if recipe.start == "pocket" else Path(recipe.start), learner)
+        start_from(WEIGHTS if recipe.start == "pocket" else Path(recipe.start), learner, recipe.start_modules)
     run = Run(learner, build_processor(recipe.model), recipe.seed, out, world, Printer(), saves=state["saves"])
     _stop_on_signals(run)
     with (out / f"log-{world.rank}.jsonl").open("a") as log:
@@ -122,19 +122,20 @@ def export_delta(recipe: Recipe, learner: Learner, path: Path, note: str) -> Non
     save_delta(packed, path, {"recipe": recipe.name, "digest": digest(recipe), "stage": note})
 
 
-def start_from(path: Path, learner: Learner) -> None:
-    """Begin from a delta: tower, connector, newline, reading head, and the low-rank matrices where there are any.
+def start_from(path: Path, learner: Learner, modules: Sequence[str] = MODULES) -> None:
+    """Begin from the named modules of a delta; of the language model, its low-rank matrices where there are any.
 
     Raises:
         PumiceError: not a delta, or it doesn't fit the recipe's model.
     """
     tensors, _ = read_delta(path)
+    tensors = {name: value for name, value in tensors.items() if name.partition(".")[0] in modules}
     head = {name.removeprefix(HEAD): value for name, value in tensors.items() if name.startswith(HEAD)}
     low_rank = {name: value for name, value in tensors.items() if name.startswith("lm.") and has_lora(learner.model.lm)}
     rest = {name: value for name, value in tensors.items() if not name.startswith(HEAD) and name not in low_rank}
     apply_tensors(learner.model, rest)
     if head:
-        learner.head.load_state_dict(head)
+        learner.head.load_state_dict(learner.head.state_dict() | head)
     if low_rank:
         paths = sorted({name.removeprefix("lm.").rpartition(".")[0] for name in low_rank})
         set_lora_pairs(learner.model.lm, {p: (low_rank[f"lm.{p}.a"], low_rank[f"lm.{p}.b"]) for p in paths})
