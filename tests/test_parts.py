@@ -81,6 +81,24 @@ def test_positions_of_a_smaller_tile_are_interpolated_once(tmp_path):
     assert torch.allclose(tower(tiles), source(pixel_values=tiles).last_hidden_state[:, 1:], atol=1e-5)
 
 
+def test_features_of_several_blocks_stand_side_by_side():
+    config = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "mlp_ratio": 2, "patch_size": 14}
+    torch.manual_seed(0)
+    tower = Dinov2Tower(config, 28, (1, 3)).eval()
+    tiles = torch.randn(2, 3, 28, 28)
+    every = tower.model(pixel_values=tiles, output_hidden_states=True).hidden_states
+    expected = torch.cat([tower.model.layernorm(every[number])[:, 1:] for number in (1, 3)], dim=-1)
+    assert tower.width == 48
+    assert torch.allclose(tower(tiles), expected, atol=1e-6)
+    assert torch.equal(tower.first(tiles), tower(tiles)[..., :24])
+    tower.first(tiles).sum().backward()
+    used = [any(p.grad is not None for p in block.parameters()) for block in tower.model.encoder.layer]
+    assert used == [True, False, False]  # the later blocks don't run
+    for wrong in ((3, 1), (1, 4), (2, 2)):
+        with pytest.raises(PumiceError, match="expected rising numbers up to 3"):
+            Dinov2Tower(config, 28, wrong)
+
+
 @pytest.mark.slow
 def test_the_converted_tower_equals_onnxruntime_on_the_original_file(tmp_path):
     onnx = pytest.importorskip("onnx")

@@ -14,7 +14,7 @@ from conftest import tiny_model
 from pumice.config import LoraConfig, Stage
 from pumice.model.weights import apply_delta, pack_delta, save_delta
 from pumice.train import checkpoint as checkpoints
-from pumice.train.dense import DenseHead, char_class, glyph_slots
+from pumice.train.dense import BIAS_UNIT, DenseHead, char_class, glyph_slots
 from pumice.train.loop import Run, make_batch, run_stage
 from pumice.train.lora import add_lora, lora_pairs
 from pumice.train.objectives import Learner, alignment_targets, split_words
@@ -127,6 +127,23 @@ def test_only_modules_with_a_rate_change(run):
         run_stage(made, stage(lr={"connector": 0.0}))
 
 
+def test_a_checkpoint_says_whether_it_has_low_rank_matrices(run):
+    for lora in (False, True):
+        made = run(f"run-{lora}", lora=lora)
+        run_stage(made, stage(lr={"tower": 1e-3}))
+        (saved,) = checkpoints.checkpoints(made.out / "checkpoints")
+        assert checkpoints.has_low_rank(saved) == lora
+
+
+def test_how_frequent_tokens_are_goes_into_the_bias_of_alignment(run):
+    made = run()
+    rows: list[dict] = []
+    made.report = lambda _, row: rows.append(row)
+    run_stage(made, stage(objective="align", steps=30, log_every=10, lr={"head": 3e-3}))
+    assert made.learner.head.word_bias.std() * BIAS_UNIT > 1.0  # log-units, from 30 small steps
+    assert rows[-1]["align_loss"] < rows[0]["align_loss"] - 0.2
+
+
 def test_a_delta_restores_the_trained_model(run, tmp_path, tokenizer):
     made = run(lora=True)
     run_stage(made, stage())
@@ -143,6 +160,14 @@ def test_a_delta_restores_the_trained_model(run, tmp_path, tokenizer):
     start_from(tmp_path / "d.safetensors", again.learner)  # a later run goes on from the delta
     assert (again.learner.model.logits(batch) - restored.logits(batch)).abs().max() < 1e-3
     assert torch.allclose(again.learner.head.linear.weight, made.learner.head.linear.weight, atol=1e-3)
+    part = run(lora=True)
+    fresh = {name: value.clone() for name, value in part.learner.model.state_dict().items()}
+    start_from(tmp_path / "d.safetensors", part.learner, ["tower", "head"])
+    for name, value in part.learner.model.state_dict().items():
+        # The head is the other module; queries are the kind of weight that training surely moved.
+        assert torch.equal(value, fresh[name]) or name.startswith("tower."), name
+        assert not (name.endswith("mlp.fc1.weight") and torch.equal(value, fresh[name])), name
+    assert torch.allclose(part.learner.head.linear.weight, made.learner.head.linear.weight, atol=1e-3)
     with pytest.raises(PumiceError, match="don't fit the model"):
         apply_delta(tiny_model(len(tokenizer) + 1).tower, tmp_path / "d.safetensors")
 

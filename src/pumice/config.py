@@ -28,11 +28,16 @@ KINDS = ("wall", "lines", "receipts", "forms", "tables", "charts", "objects")
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """Vision tower: its type, the pretrained part or folder it starts from, and the side of its tiles in pixels."""
+    """Vision tower: its type, the pretrained part or folder it starts from, and the side of its tiles in pixels.
+
+    ``layers`` are the blocks, counted from 1, whose features the connector gets side by side; by default the last.
+    Reading is taught at the first of them.
+    """
 
     type: Literal["dinov2"]
     source: str
     tile: Count
+    layers: tuple[Count, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ class Reader:
                 return {k: self.value(args[1], value[k], (*key, k)) for k in extra.names if k in value}
             return self.build(hint, value, key)
         if origin is tuple and args[-1] is Ellipsis:
-            if not isinstance(value, list) or not value:
+            if not isinstance(value, list):
                 raise self.error(key, f"expected a list, found {shown(value)}")
             return tuple(self.value(args[0], part, key) for part in value)
         if origin is tuple:

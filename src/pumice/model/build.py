@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from pumice.chat import get_template
-from pumice.config import ModelConfig
+from pumice.config import ModelConfig, TowerConfig
 from pumice.encode import Processor
 from pumice.model.assistant import AssistantModel
 from pumice.model.connectors import CONNECTORS, init_connector
-from pumice.model.towers import tower_class
+from pumice.model.towers import Dinov2Tower, tower_class
 from pumice.pocket.parts import PARTS, get_part
 from pumice.types import PumiceError
 
@@ -36,6 +36,11 @@ def locate(source: str) -> Path:
     return folder
 
 
+def load_tower(config: TowerConfig) -> Dinov2Tower:
+    """The pretrained tower of a recipe."""
+    return tower_class(config.type).from_folder(locate(config.source), config.tile, config.layers)
+
+
 def auto_dtype(device: torch.device) -> torch.dtype:
     """bf16 where the hardware multiplies it fast, else fp32 (without AVX-512 BF16 or AMX it is far slower)."""
     if device.type == "cpu":
@@ -49,7 +54,7 @@ def build_model(config: ModelConfig, seed: int = 0) -> AssistantModel:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # loading takes a second; the bars would stand among the answers
-    tower = tower_class(config.tower.type).from_folder(locate(config.tower.source), config.tower.tile)
+    tower = load_tower(config.tower)
     lm: Any = AutoModelForCausalLM.from_pretrained(locate(config.lm), dtype=torch.float32)
     connector = CONNECTORS[config.connector.type](
         tower.width, lm.config.hidden_size, config.connector.shuffle, config.connector.depth, config.connector.norm

@@ -1,6 +1,6 @@
 """Vision towers: tiles to patch features.
 
-    tiles (N, 3, S, S) ──backbone──> (N, 1 + patches, C) ──drop CLS──> (N, patches, C)
+    tiles (N, 3, S, S) ──blocks──> (N, 1 + patches, C) a chosen block ──norm, drop CLS──> (N, patches, blocks * C)
 
 A tower is a transformers backbone with a fixed tile size; the recipe names its type exactly. Pixel mean and std belong
 to the tower, because its weights expect them.
@@ -30,11 +30,16 @@ IMAGENET = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Dinov2Tower(nn.Module):
-    """DINOv2 at one tile size: the last layer's patch features after the final norm (Oquab et al. 2023)."""
+    """DINOv2 at one tile size: patch features after the final norm (Oquab et al. 2023).
+
+    ``layers`` are the blocks whose features are put side by side, counted from 1; the default is the last alone. An
+    early block beside the last gives fine strokes a short way to the connector, and can be trained without the others.
+    ``hidden`` is a block's C, ``width`` the channels of the output.
+    """
 
     pixels = IMAGENET
 
-    def __init__(self, config: dict[str, Any], tile: int) -> None:
+    def __init__(self, config: dict[str, Any], tile: int, layers: tuple[int, ...] = ()) -> None:
         super().__init__()
         from transformers import Dinov2Config, Dinov2Model
 
@@ -42,7 +47,17 @@ class Dinov2Tower(nn.Module):
         self.config = Dinov2Config(**{**config, "image_size": tile})
         self.config._attn_implementation = "sdpa"
         self.model = Dinov2Model(self.config)
-        self.tile, self.patch, self.width = tile, config.get("patch_size", 14), self.config.hidden_size
+        self.tile, self.patch, self.hidden = tile, config.get("patch_size", 14), self.config.hidden_size
+        self.layers = layers or (self.config.num_hidden_layers,)
+        if sorted(set(self.layers)) != list(self.layers) or self.layers[-1] > self.config.num_hidden_layers:
+            raise PumiceError(
+                f"tower layers {list(self.layers)}: expected rising numbers up to {self.config.num_hidden_layers}"
+            )
+
+    @property
+    def width(self) -> int:
+        """Channels of the features: those of every chosen block."""
+        return self.hidden * len(self.layers)
 
     @property
     def side(self) -> int:
@@ -50,16 +65,29 @@ class Dinov2Tower(nn.Module):
         return self.tile // self.patch
 
     def forward(self, tiles: Tensor) -> Tensor:
-        """(N, 3, S, S) to (N, side^2, C)."""
-        return self.model(pixel_values=tiles).last_hidden_state[:, 1:]
+        """(N, 3, S, S) to (N, side^2, width)."""
+        return self._features(tiles, self.layers)
+
+    def first(self, tiles: Tensor) -> Tensor:
+        """Features (N, side^2, hidden) of the first of the chosen blocks; those after it don't run."""
+        return self._features(tiles, self.layers[:1])
+
+    def _features(self, tiles: Tensor, layers: tuple[int, ...]) -> Tensor:
+        hidden = self.model.embeddings(tiles)
+        found = []
+        for number, block in enumerate(self.model.encoder.layer[: layers[-1]], 1):
+            hidden = block(hidden)
+            if number in layers:
+                found.append(self.model.layernorm(hidden)[:, 1:])
+        return torch.cat(found, dim=-1)
 
     @classmethod
-    def from_folder(cls, folder: Path, tile: int) -> Dinov2Tower:
+    def from_folder(cls, folder: Path, tile: int, layers: tuple[int, ...] = ()) -> Dinov2Tower:
         """The pretrained tower with its positions interpolated (bicubic, as DINOv2 does) to ``tile`` pixels."""
         from transformers import Dinov2Model
 
         source = Dinov2Model.from_pretrained(folder)
-        tower = cls(source.config.to_diff_dict(), tile)
+        tower = cls(source.config.to_diff_dict(), tile, layers)
         state = source.state_dict()
         with torch.no_grad():
             sized = torch.zeros(1, 1 + tower.side**2, tower.width)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -104,6 +104,12 @@ def checkpoints(folder: Path) -> list[Path]:
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The state.json of a checkpoint."""
     return json.loads((checkpoint / "state.json").read_text())
+
+
+def has_low_rank(checkpoint: Path) -> bool:
+    """Whether the checkpoint has low-rank matrices of the language model."""
+    with safe_open(checkpoint / "model.safetensors", framework="pt") as file:
+        return any(".lora_" in name for name in file.keys())  # noqa: SIM118 (not a dict)
 
 
 def load_training_state(checkpoint: Path, learner: Learner) -> None:

@@ -58,8 +58,8 @@ class Learner:
 
 
 def read(learner: Learner, batch: Batch) -> list[Term]:
-    """Dense reading of the tower alone."""
-    return [_dense_term(learner, batch, learner.model.tower(batch.tiles), 1.0)]
+    """Dense reading of the tower alone, up to the first block that the connector sees."""
+    return [_dense_term(learner, batch, learner.model.tower.first(batch.tiles), 1.0)]
 
 
 def align(learner: Learner, batch: Batch) -> list[Term]:
@@ -139,16 +139,16 @@ def _read_beside(learner: Learner, batch: Batch, features: Tensor) -> list[Term]
 
 
 def _dense_term(learner: Learner, batch: Batch, features: Tensor, weight: float) -> Term:
-    """Reading loss over the pictures that carry glyphs."""
-    patch = learner.model.tower.patch
+    """Reading loss over the pictures that carry glyphs, on the features of the tower's first chosen block."""
+    tower = learner.model.tower
     labels, keep, start = [], [], 0
     for placed, glyphs in zip(batch.layouts, batch.glyphs, strict=True):
         if glyphs:
-            labels.append(glyph_slots(glyphs, placed, patch))
+            labels.append(glyph_slots(glyphs, placed, tower.patch))
             keep += range(start, start + placed.views)
         start += placed.views
     wanted = torch.cat(labels)
-    logits = learner.head(features[keep])
+    logits = learner.head(features[keep][..., : tower.hidden])
     total, count = dense_loss(logits, wanted)
     right, items = dense_accuracy(logits, wanted)
     return Term("read", total, count, weight, right, items)

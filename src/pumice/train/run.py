@@ -17,11 +17,10 @@ from typing import Any
 import torch
 
 from pumice.config import MODULES, Recipe, Stage, digest, load_recipe, resolved
-from pumice.model.build import build_model, build_processor, locate
-from pumice.model.towers import tower_class
+from pumice.model.build import build_model, build_processor, load_tower
 from pumice.model.weights import HEAD, apply_tensors, pack_delta, read_delta, save_delta
 from pumice.pocket.parts import WEIGHTS
-from pumice.train.checkpoint import checkpoints, load_training_state, read_state
+from pumice.train.checkpoint import checkpoints, has_low_rank, load_training_state, read_state
 from pumice.train.dense import DenseHead
 from pumice.train.loop import Run, run_stage
 from pumice.train.lora import add_lora, has_lora, lora_pairs, set_lora_pairs
@@ -68,7 +67,7 @@ def _spawn(workers: int) -> None:
 def make_learner(recipe: Recipe, seed: int) -> Learner:
     """Model, reading head and tokenizer of a recipe, untrained."""
     model = build_model(recipe.model, seed)
-    head = DenseHead(model.tower.width, model.lm.config.vocab_size)
+    head = DenseHead(model.tower.hidden, model.lm.config.vocab_size)
     with torch.no_grad():
         head.linear.weight.normal_(0.0, 0.02, generator=torch.Generator().manual_seed(seed))
         head.linear.bias.zero_()
@@ -85,9 +84,9 @@ def train(recipe: Recipe, out: Path, world: World) -> Learner:
     if state["stage"] not in stages:
         raise PumiceError(f"{found[-1]}: its stage {state['stage']!r} is not in the recipe ({', '.join(stages)})")
     first = list(stages).index(state["stage"])
-    if any(stage.lora for stage in recipe.stages[: first + 1]):
-        _need_lora(recipe, learner, first)
     if found:
+        # A run that began from a delta has low-rank matrices before the stage that trains them.
+        _need_lora(recipe, learner, len(recipe.stages) - 1 if has_low_rank(found[-1]) else first)
         load_training_state(found[-1], learner)
     elif recipe.start != "parts":
         _need_lora(recipe, learner, len(recipe.stages) - 1)
@@ -117,8 +116,7 @@ def _need_lora(recipe: Recipe, learner: Learner, position: int) -> None:
 
 def export_delta(recipe: Recipe, learner: Learner, path: Path, note: str) -> None:
     """Write what was trained as a small file that `pumice.load` takes."""
-    base = tower_class(recipe.model.tower.type).from_folder(locate(recipe.model.tower.source), recipe.model.tower.tile)
-    packed = pack_delta(learner.model, base, lora_pairs(learner.model.lm), learner.head)
+    packed = pack_delta(learner.model, load_tower(recipe.model.tower), lora_pairs(learner.model.lm), learner.head)
     save_delta(packed, path, {"recipe": recipe.name, "digest": digest(recipe), "stage": note})
 
 
