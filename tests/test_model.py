@@ -102,6 +102,24 @@ def test_a_batch_of_different_pictures_equals_one_by_one(model, processor):
         assert alone.logprob == pytest.approx(answer.logprob, abs=1e-3)
 
 
+def test_questions_about_one_picture_share_it_and_get_the_same_answers(model, processor):
+    from conftest import picture
+
+    assistant = Assistant(model, processor)
+    one, other = picture(1, (90, 40)), picture(2, (90, 40))
+    pairs = [(one, "What is it?"), (other, "What is it?"), (one, "How many, and why?"), (one, "x"), ([one, other], "x")]
+    alone = [assistant.ask(*pair, max_tokens=6) for pair in pairs]
+    seen: list[int] = []
+    model.tower.register_forward_hook(lambda module, args, out: seen.append(out.shape[0]))
+    together = assistant.ask_many(pairs, max_tokens=6)
+    views = seen[-1] // 4  # five questions, but the tower sees one, other, and both together
+    assert seen == [4 * views]
+    assert len({answer.text for answer in alone}) > 2  # or a mix-up would not show
+    for single, answer in zip(alone, together, strict=True):
+        assert (single.text, single.prompt_tokens) == (answer.text, answer.prompt_tokens)
+        assert single.logprob == pytest.approx(answer.logprob, abs=1e-3)
+
+
 def test_streamed_pieces_are_the_answer(model, processor):
     from conftest import picture
 

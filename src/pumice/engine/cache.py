@@ -5,6 +5,7 @@ layer ──attend(q, k, v of the new tokens)──> stores them in each sequenc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -17,8 +18,9 @@ from pumice.model.attention import attend_packed
 class KVCache:
     """Room for ``slots`` sequences of up to ``capacity`` tokens.
 
-    Keys and values are (layers, slots, kv heads, capacity, d). ``lengths`` (slots,) counts the tokens held. A prefill
-    brings whole documents (``starts`` set), a decode step brings one token for each of ``active`` slots.
+    Keys and values are (layers, slots, kv heads, capacity, d). ``lengths`` (slots,) counts the tokens held. Every
+    forward appends tokens to some of the slots: whole prompts, the rest of a prompt whose beginning is there, or one
+    token each.
     """
 
     def __init__(
@@ -29,41 +31,57 @@ class KVCache:
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = [0] * slots
         self.capacity = capacity
-        self._starts: list[int] | None = None
-        self._active: list[int] = list(range(slots))
+        self._slots: list[int] = []
+        self._starts: list[int] = [0]
 
-    def begin_prefill(self, starts: list[int]) -> None:
-        """The next forward brings documents 0..D-1 of a packed batch into slots 0..D-1."""
-        self._starts = starts
-
-    def begin_decode(self, active: list[int]) -> None:
-        """The next forward brings one token for each of these slots, in this order."""
-        self._starts, self._active = None, active
+    def begin(self, slots: Sequence[int], starts: Sequence[int]) -> None:
+        """The next forward appends tokens starts[i]:starts[i + 1] to slots[i]."""
+        self._slots, self._starts = list(slots), list(starts)
 
     def advance(self) -> None:
-        """Count the tokens of the forward that has just run (every layer stores at the same place)."""
-        if self._starts is not None:
-            self.lengths = [b - a for a, b in pairwise(self._starts)]
-        else:
-            for slot in self._active:
-                self.lengths[slot] += 1
+        """Count the tokens of the forward that has just run (every layer stores at the same places)."""
+        for slot, (a, b) in zip(self._slots, pairwise(self._starts), strict=True):
+            self.lengths[slot] += b - a
+
+    def copy(self, source: int, slot: int) -> None:
+        """Make ``slot`` hold what ``source`` holds."""
+        held = self.lengths[slot] = self.lengths[source]
+        self.keys[:, slot, :, :held] = self.keys[:, source, :, :held]
+        self.values[:, slot, :, :held] = self.values[:, source, :, :held]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """q (heads, T, d), k and v (kv, T, d) of the new tokens to their attention output (heads, T, d)."""
-        if self._starts is not None:
-            for slot, (a, b) in enumerate(pairwise(self._starts)):
-                self.keys[layer, slot, :, : b - a] = k[:, a:b]
-                self.values[layer, slot, :, : b - a] = v[:, a:b]
+        if self._starts == list(range(len(self._slots) + 1)):
+            return self._one_each(layer, q, k, v, scale)
+        spans = list(zip(self._slots, pairwise(self._starts), strict=True))
+        for slot, (a, b) in spans:
+            held = self.lengths[slot]
+            self.keys[layer, slot, :, held : held + b - a] = k[:, a:b]
+            self.values[layer, slot, :, held : held + b - a] = v[:, a:b]
+        if not any(self.lengths[slot] for slot in self._slots):
             return attend_packed(q, k, v, self._starts, scale)
-        slots = torch.tensor(self._active, device=q.device)
-        places = torch.tensor([self.lengths[slot] for slot in self._active], device=q.device)
+        return torch.cat([self._rest(layer, slot, q[:, a:b], scale) for slot, (a, b) in spans], dim=1)
+
+    def _rest(self, layer: int, slot: int, q: Tensor, scale: float) -> Tensor:
+        """Several new tokens of one slot, each attending to all before it."""
+        held, new = self.lengths[slot], q.shape[1]
+        keys, values = self.keys[layer, slot, :, : held + new], self.values[layer, slot, :, : held + new]
+        seen = torch.ones(new, held + new, dtype=torch.bool, device=q.device).tril(held)
+        return F.scaled_dot_product_attention(
+            q[None], keys[None], values[None], attn_mask=seen, scale=scale, enable_gqa=q.shape[0] != keys.shape[0]
+        )[0]
+
+    def _one_each(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """One new token for each slot, all at once."""
+        slots = torch.tensor(self._slots, device=q.device)
+        places = torch.tensor([self.lengths[slot] for slot in self._slots], device=q.device)
         self.keys[layer, slots, :, places] = k.transpose(0, 1)
         self.values[layer, slots, :, places] = v.transpose(0, 1)
-        longest = max(self.lengths[slot] for slot in self._active) + 1
+        longest = max(self.lengths[slot] for slot in self._slots) + 1
         keys, values = self.keys[layer, slots, :, :longest], self.values[layer, slots, :, :longest]
         seen = torch.arange(longest, device=q.device) <= places[:, None]
         # One query a sequence: the queries that share a kv head become its rows, so nothing is repeated.
-        n, kv = len(self._active), k.shape[0]
+        n, kv = len(self._slots), k.shape[0]
         grouped = q.transpose(0, 1).reshape(n, kv, -1, q.shape[-1])
         out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=seen[:, None, None, :], scale=scale)
         return out.reshape(n, q.shape[0], q.shape[-1]).transpose(0, 1)

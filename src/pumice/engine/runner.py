@@ -2,7 +2,8 @@
 
     [Features] ──pack──> prefill ──> first tokens ──> decode, decode, ... ──> Completion a prompt
 
-Prompts of different lengths and picture sizes share a batch without padding. Decoding is greedy.
+Prompts of different lengths and picture sizes share a batch without padding, and several questions about one picture
+share the work on it. Decoding is greedy.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 from pumice.data.batch import pack
 from pumice.engine.cache import KVCache
 from pumice.model.assistant import AssistantModel
-from pumice.types import Features, PumiceError
+from pumice.types import IMAGE, Features, PumiceError
 
 
 @dataclass
@@ -105,18 +106,54 @@ def _make_cache(model: AssistantModel, prompts: Sequence[Features], max_tokens: 
 
 
 def _prefill(model: AssistantModel, prompts: Sequence[Features], cache: KVCache) -> Tensor:
-    """Logits (D, V) after each prompt."""
-    batch = pack(prompts)
+    """Logits (D, V) after each prompt. Prompts with the same beginning, pictures included, share the work on it."""
+    owners = [_first_alike(prompts, index) for index in range(len(prompts))]
+    alone = len(set(owners)) == len(prompts)
+    cuts = [0 if alone else _beginning(prompt) for prompt in prompts]
+    if not alone:
+        first = [owner for owner in sorted(set(owners)) if cuts[owner]]
+        batch = pack([_part(prompts[index], 0, cuts[index]) for index in first])
+        cache.begin(first, batch.starts.tolist())
+        _forward(model, model.embed(batch), batch.positions, cache)
+        for slot, owner in enumerate(owners):
+            if slot != owner:
+                cache.copy(owner, slot)
+    batch = pack([_part(prompt, cut, len(prompt)) for prompt, cut in zip(prompts, cuts, strict=True)])
     starts = batch.starts.tolist()
-    cache.begin_prefill(starts)
-    embedded = model.embed(batch)
-    hidden = _forward(model, embedded, batch.positions, cache)
+    cache.begin(range(len(prompts)), starts)
+    shift = torch.tensor(cuts).repeat_interleave(batch.starts.long().diff())
+    hidden = _forward(model, model.embed(batch), batch.positions + shift, cache)
     return model.lm.lm_head(hidden[[end - 1 for end in starts[1:]]])
+
+
+def _beginning(prompt: Features) -> int:
+    """Tokens up to the last one that stands for a picture."""
+    places = (prompt.ids == IMAGE).nonzero()
+    return int(places[-1]) + 1 if len(places) else 0
+
+
+def _first_alike(prompts: Sequence[Features], index: int) -> int:
+    """The first prompt that begins with the same tokens and pictures as prompt ``index``, or the prompt itself."""
+    mine, cut = prompts[index], _beginning(prompts[index])
+    for other in range(index if cut else 0):
+        theirs = prompts[other]
+        alike = theirs.layouts == mine.layouts and torch.equal(theirs.ids[:cut], mine.ids[:cut])
+        if alike and _beginning(theirs) == cut and torch.equal(theirs.tiles, mine.tiles):
+            return other
+    return index
+
+
+def _part(prompt: Features, start: int, end: int) -> Features:
+    """Tokens start:end of a prompt; its pictures belong to the part that begins it."""
+    ids, labels = prompt.ids[start:end], prompt.labels[start:end]
+    if start:
+        return Features(ids, labels, prompt.tiles[:0], ())
+    return Features(ids, labels, prompt.tiles, prompt.layouts)
 
 
 def _decode(model: AssistantModel, tokens: list[int], active: list[int], cache: KVCache) -> Tensor:
     """Logits (len(active), V) after one more token for each active sequence."""
-    cache.begin_decode(active)
+    cache.begin(active, range(len(active) + 1))
     device = model.device
     embedded = model.lm.get_input_embeddings()(torch.tensor(tokens, device=device))
     positions = torch.tensor([cache.lengths[slot] for slot in active], device=device)
