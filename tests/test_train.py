@@ -100,6 +100,39 @@ def test_resumed_equals_uninterrupted_bit_for_bit(run, lora):
         assert torch.equal(a, b), name
 
 
+def test_bf16_products_leave_weights_and_moments_in_fp32(run):
+    losses = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        made, rows = run(f"run-{dtype}"), []
+        made.dtype, made.report = dtype, lambda _, row, rows=rows: rows.append(row["answer_loss"])
+        run_stage(made, stage(steps=20, batch=4, warmup=1, decay=0.0))
+        assert {value.dtype for value in made.learner.model.state_dict().values()} == {torch.float32}
+        losses[dtype] = rows
+    exact, rounded = losses[torch.float32], losses[torch.bfloat16]
+    assert rounded[-1] < 0.9 * rounded[0]
+    assert exact != rounded  # or autocast never was on
+    assert rounded == pytest.approx(exact, rel=0.1)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_samples_and_changes_nothing(run):
+    made = run()
+    with torch.no_grad():
+        made.learner.model.newline[0] = float("nan")
+        made.learner.model.connector.layers[0].bias[0] = float("inf")
+    before = made.learner.model.tower.model.layernorm.weight.clone()
+    with pytest.raises(PumiceError, match=r"stage 'answer', step 0: the loss is nan .*samples answer-0 to answer-3"):
+        run_stage(made, stage(batch=4))
+    assert torch.equal(before, made.learner.model.tower.model.layernorm.weight)
+    assert not (made.out / "checkpoints").exists()
+
+
+def test_a_batch_moves_as_a_whole(run):
+    moved = make_batch(run(), stage(), 0).to(torch.device("meta"))
+    tensors = {name: value for name, value in vars(moved).items() if isinstance(value, torch.Tensor)}
+    assert len(tensors) == 5
+    assert all(value.is_meta for value in tensors.values())
+
+
 def test_an_interrupted_save_leaves_the_older_checkpoint(run, monkeypatch):
     made = run()
     run_stage(made, stage(steps=2))
@@ -233,6 +266,7 @@ WORKER = """
 import json, sys, torch
 sys.path[:0] = {paths!r}
 import conftest, test_train
+from pumice.train import checkpoint as checkpoints
 from _pytest.monkeypatch import MonkeyPatch
 from pathlib import Path
 from pumice.train.dense import DenseHead
@@ -247,26 +281,36 @@ torch.manual_seed(1)
 world = join_world()
 head = DenseHead(24, model.lm.config.vocab_size)
 run = Run(Learner(model, head, tokenizer), processor, 0, Path(sys.argv[1]), world, lambda *_: None)
-run_stage(run, test_train.stage(batch=4, dense_weight=0.5))
+done = checkpoints.checkpoints(run.out / "checkpoints")
+step = 0
+if done:
+    step = checkpoints.read_state(done[-1])["step"]
+    checkpoints.load_training_state(done[-1], run.learner)
+run.stop = lambda: len(sys.argv) > 3
+run_stage(run, test_train.stage(batch=4, dense_weight=0.5), step, done[-1] if done else None)
 if world.main:
     torch.save([p.detach() for p in model.parameters()], sys.argv[2])
 """
 
 
-def test_two_workers_learn_what_one_learns(tmp_path):
+def test_two_workers_learn_what_one_learns_and_one_goes_on(tmp_path):
     import subprocess
     import sys
 
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(paths=[str(Path(__file__).parent)]))
-    weights = []
-    for workers in (1, 2):
-        out = tmp_path / f"w{workers}.pt"
+
+    def work(workers: int, out: str, *stop: str) -> list[torch.Tensor]:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
-        done = subprocess.run(
-            [*command, str(script), str(tmp_path / f"o{workers}"), str(out)], capture_output=True, text=True
-        )
+        arguments = [str(script), str(tmp_path / out), str(tmp_path / f"{out}.pt"), *stop]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
-        weights.append(torch.load(out, weights_only=True))
-    assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(*weights, strict=True))
-    assert json.loads((tmp_path / "o2/checkpoints/answer-00000006/state.json").read_text())["workers"] == 2
+        return torch.load(tmp_path / f"{out}.pt", weights_only=True)
+
+    alone, together = work(1, "alone"), work(2, "together")
+    assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(alone, together, strict=True))
+    assert json.loads((tmp_path / "together/checkpoints/answer-00000006/state.json").read_text())["workers"] == 2
+    work(2, "changed", "stop after a step")
+    assert [path.name for path in (tmp_path / "changed/checkpoints").iterdir()] == ["answer-00000001"]
+    changed = work(1, "changed")  # one worker goes on with what two began
+    assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(alone, changed, strict=True))

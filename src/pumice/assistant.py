@@ -90,7 +90,8 @@ class Assistant:
     @torch.inference_mode()
     def logits(self, messages: Sequence[dict[str, Any]]) -> Tensor:
         """Logits (T, V) in fp32 over the whole laid-out conversation, ready for the next answer."""
-        return self.model.logits(pack([self._encode(to_sample(messages))])).float()
+        batch = pack([self._encode(to_sample(messages))])
+        return self.model.logits(batch.to(self.model.device)).float()
 
     def _encode(self, sample: Sample) -> Features:
         return encode(sample, self.processor, prompt=sample.turns[-1].role != "assistant")

@@ -118,6 +118,7 @@ class Stage:
 class Recipe:
     """A whole run: the model and the stages that train it, in order. ``name`` is the file's unless it says another.
 
+    ``precision`` is that of matrix products (weights stay fp32); auto is bf16 where the hardware multiplies it fast.
     ``start`` are the weights to begin from: parts (pretrained parts alone), pocket (the shipped weights), or a path to
     a run's delta.safetensors. ``start_modules`` are the modules taken from there; the others begin anew.
     """
@@ -126,6 +127,7 @@ class Recipe:
     seed: Whole
     model: ModelConfig
     stages: tuple[Stage, ...]
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     start: str = "parts"
     start_modules: tuple[Module, ...] = MODULES
 
@@ -216,7 +218,7 @@ def _plain(value: Any) -> Any:
     """Dataclasses to tables; stages to a table by name."""
     if isinstance(value, Recipe):
         stages = {stage.name: {k: v for k, v in _plain(stage).items() if k != "name"} for stage in value.stages}
-        head = {"name": value.name, "seed": value.seed, "start": value.start, "start_modules": value.start_modules}
+        head = {f.name: getattr(value, f.name) for f in fields(value) if f.name not in ("model", "stages")}
         return {**head, "model": _plain(value.model), "stages": stages}
     if is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if getattr(value, f.name) is not None}

@@ -15,10 +15,11 @@ Glossary of shape letters, used in every docstring:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Role = Literal["system", "user", "assistant"]
@@ -145,6 +146,11 @@ class Batch:
     tiles: Tensor
     layouts: tuple[Layout, ...]
     glyphs: tuple[tuple[Glyph, ...], ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on ``device``."""
+        moved = {f: getattr(self, f).to(device) for f in ("ids", "labels", "positions", "starts", "tiles")}
+        return replace(self, **moved)
 
     @property
     def supervised(self) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 from pumice.data.batch import pack
 from pumice.engine.cache import KVCache
 from pumice.model.assistant import AssistantModel
-from pumice.types import IMAGE, Features, PumiceError
+from pumice.types import IMAGE, Batch, Features, PumiceError
 
 
 @dataclass
@@ -114,7 +114,7 @@ def _prefill(model: AssistantModel, prompts: Sequence[Features], cache: KVCache)
         first = [owner for owner in sorted(set(owners)) if cuts[owner]]
         batch = pack([_part(prompts[index], 0, cuts[index]) for index in first])
         cache.begin(first, batch.starts.tolist())
-        _forward(model, model.embed(batch), batch.positions, cache)
+        _forward(model, batch, batch.positions, cache)
         for slot, owner in enumerate(owners):
             if slot != owner:
                 cache.copy(owner, slot)
@@ -122,7 +122,7 @@ def _prefill(model: AssistantModel, prompts: Sequence[Features], cache: KVCache)
     starts = batch.starts.tolist()
     cache.begin(range(len(prompts)), starts)
     shift = torch.tensor(cuts).repeat_interleave(batch.starts.long().diff())
-    hidden = _forward(model, model.embed(batch), batch.positions + shift, cache)
+    hidden = _forward(model, batch, batch.positions + shift, cache)
     return model.lm.lm_head(hidden[[end - 1 for end in starts[1:]]])
 
 
@@ -154,14 +154,15 @@ def _part(prompt: Features, start: int, end: int) -> Features:
 def _decode(model: AssistantModel, tokens: list[int], active: list[int], cache: KVCache) -> Tensor:
     """Logits (len(active), V) after one more token for each active sequence."""
     cache.begin(active, range(len(active) + 1))
-    device = model.device
-    embedded = model.lm.get_input_embeddings()(torch.tensor(tokens, device=device))
-    positions = torch.tensor([cache.lengths[slot] for slot in active], device=device)
-    return model.lm.lm_head(_forward(model, embedded, positions, cache))
+    ids = torch.tensor(tokens)
+    batch = pack([Features(ids, ids, torch.zeros(0), ())])
+    positions = torch.tensor([cache.lengths[slot] for slot in active])
+    return model.lm.lm_head(_forward(model, batch, positions, cache))
 
 
-def _forward(model: AssistantModel, embedded: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
-    """Decoder layers over new tokens (T, H) to (T, H); the cache stores them."""
+def _forward(model: AssistantModel, batch: Batch, positions: Tensor, cache: KVCache) -> Tensor:
+    """Decoder layers over new tokens to (T, H); the cache stores them."""
+    embedded, positions = model.embed(batch.to(model.device)), positions.to(model.device)
     output = model.lm.model(
         inputs_embeds=embedded[None].to(model.newline.dtype), position_ids=positions[None], use_cache=False, cache=cache
     )

@@ -41,7 +41,7 @@ def pack_delta(
     packed: dict[str, Tensor] = {}
     base = base_tower.state_dict()
     for name, value in model.get_submodule("tower").state_dict().items():
-        delta = value.float() - base[name].float()
+        delta = value.float().cpu() - base[name].float()
         if delta.dim() >= 2 and delta.numel() > 4096:
             packed[f"tower.{name}.q"], packed[f"tower.{name}.scale"] = quantise_rows(delta)
         else:
@@ -53,7 +53,7 @@ def pack_delta(
         packed |= {f"{HEAD}{name}": value.to(torch.float16) for name, value in head.state_dict().items()}
     for path, (a, b) in pairs.items():
         packed[f"lm.{path}.a"], packed[f"lm.{path}.b"] = a.to(torch.bfloat16), b.to(torch.bfloat16)
-    return {name: value.contiguous() for name, value in packed.items()}
+    return {name: value.cpu().contiguous() for name, value in packed.items()}
 
 
 def save_delta(packed: dict[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

@@ -137,4 +137,4 @@ def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, names: di
         kind, _, name = key.partition("/")
         if name not in names:
             raise PumiceError(f"{checkpoint}: optimizer state of unknown parameter {name}")
-        optimizer.state[names[name]][kind] = value
+        optimizer.state[names[name]][kind] = value.to(names[name].device)

@@ -34,7 +34,10 @@ from pumice.vision.layout import layout
 
 @dataclass
 class Run:
-    """What all stages of a run share. ``report`` gets each logged row; ``stop`` is asked after every step."""
+    """What all stages of a run share. ``report`` gets each logged row; ``stop`` is asked after every step.
+
+    Matrix products run in ``dtype`` (autocast); weights, moments and losses stay fp32.
+    """
 
     learner: Learner
     processor: Processor
@@ -42,6 +45,7 @@ class Run:
     out: Path
     world: World
     report: Callable[[Stage, dict[str, Any]], None]
+    dtype: torch.dtype = torch.float32
     saves: int = 0
     log: TextIO | None = None
     stop: Callable[[], bool] = field(default=lambda: False)
@@ -54,7 +58,7 @@ def make_batch(run: Run, stage: Stage, step: int, split: Split = "train") -> Bat
     for slot in range(run.world.rank, stage.batch, run.world.size):
         index = step * stage.batch + slot
         documents.append(encode(to_sample(_draw(run, stage, index, split), f"{stage.name}-{index}"), run.processor))
-    return pack(documents)
+    return pack(documents).to(run.learner.device)
 
 
 def _draw(run: Run, stage: Stage, index: int, split: Split) -> Rendered:
@@ -102,13 +106,15 @@ def train_step(
 ) -> list[Term]:
     """Forward, backward and update; returns this worker's terms with their totals detached."""
     parameters = list(trainable.values())
-    terms = OBJECTIVES[stage.objective](run.learner, batch)
+    terms = _terms(run, stage, batch)
     counts = sum_counts([term.count for term in terms], run.world)
     loss = torch.stack([t.weight * t.total / max(c, 1.0) for t, c in zip(terms, counts, strict=True)]).sum()
     if not math.isfinite(loss.item()):
+        first = step * stage.batch
         raise PumiceError(
-            f"stage {stage.name!r}, step {step}: the loss is {loss.item()}; this step changed nothing, "
-            "and the last checkpoint is good"
+            f"stage {stage.name!r}, step {step}: the loss is {loss.item()} on worker {run.world.rank}, among samples "
+            f"{stage.name}-{first} to {stage.name}-{first + stage.batch - 1}; this step changed nothing, and the last "
+            "checkpoint is good: lower the learning rate, or look at these samples"
         )
     loss.backward()
     sum_gradients(parameters, run.world)
@@ -120,6 +126,12 @@ def train_step(
     for term in terms:
         term.total = term.total.detach()
     return terms
+
+
+def _terms(run: Run, stage: Stage, batch: Batch) -> list[Term]:
+    """The objective's terms, with matrix products in the run's dtype."""
+    with torch.autocast(run.learner.device.type, run.dtype, enabled=run.dtype != torch.float32):
+        return OBJECTIVES[stage.objective](run.learner, batch)
 
 
 @dataclass
@@ -166,7 +178,7 @@ def _heldout(run: Run, stage: Stage, done: int) -> dict[str, Any]:
     meter = Meter()
     for step in range(max(1, 32 // stage.batch)):
         batch = make_batch(run, stage, step, "heldout")
-        meter.add(OBJECTIVES[stage.objective](run.learner, batch), batch)
+        meter.add(_terms(run, stage, batch), batch)
     return {f"heldout_{key}": value for key, value in meter.row().items() if key.endswith(("_loss", "_accuracy"))}
 
 

@@ -56,6 +56,10 @@ class Learner:
             self.cache[word] = self.tokenizer(" " + word, add_special_tokens=False, split_special_tokens=True).input_ids
         return self.cache[word]
 
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
 
 def read(learner: Learner, batch: Batch) -> list[Term]:
     """Dense reading of the tower alone, up to the first block that the connector sees."""
@@ -97,7 +101,7 @@ def select_asked(batch: Batch, embedded: Tensor) -> tuple[Batch, Tensor]:
     starts = batch.starts.tolist()
     spans = [(a, b) for a, b in pairwise(starts) if (batch.labels[a:b] != IGNORE).any()]
     spans = spans or [(starts[0], starts[1])]
-    index = torch.cat([torch.arange(a, b) for a, b in spans])
+    index = torch.cat([torch.arange(a, b, device=batch.ids.device) for a, b in spans])
     lengths = torch.tensor([0] + [b - a for a, b in spans])
     chosen = Batch(
         ids=batch.ids[index],
@@ -115,7 +119,7 @@ OBJECTIVES: dict[str, Callable[[Learner, Batch], list[Term]]] = {"read": read, "
 
 def _align_term(learner: Learner, batch: Batch, visual: Tensor, weight: float) -> Term:
     """Cross-entropy of visual tokens (sum of layout.tokens, H) against the LM tokens drawn under them."""
-    places, targets = alignment_targets(batch, learner)
+    places, targets = (pairs.to(learner.device) for pairs in alignment_targets(batch, learner))
     table = learner.model.lm.get_input_embeddings().weight.detach()
     scale = ALIGN_LOGIT / float(table.square().sum(1).mean())
     # Where several tokens share a visual token, each counts in proportion: the target is a mixture.
@@ -147,7 +151,7 @@ def _dense_term(learner: Learner, batch: Batch, features: Tensor, weight: float)
             labels.append(glyph_slots(glyphs, placed, tower.patch))
             keep += range(start, start + placed.views)
         start += placed.views
-    wanted = torch.cat(labels)
+    wanted = torch.cat(labels).to(features.device)
     logits = learner.head(features[keep][..., : tower.hidden])
     total, count = dense_loss(logits, wanted)
     right, items = dense_accuracy(logits, wanted)

@@ -25,6 +25,13 @@ class World:
     def main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where this worker trains: its own GPU, or the CPU."""
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
 
 def join_world() -> World:
     """Join the group that torchrun (or `pumice train --workers`) set up; alone when there is none."""
@@ -38,7 +45,7 @@ def join_world() -> World:
 
 def sum_counts(counts: Sequence[Tensor], world: World) -> list[float]:
     """Each count summed over the workers."""
-    stacked = torch.stack([count.detach().double() for count in counts])
+    stacked = torch.stack([count.detach().double().to(world.device) for count in counts])
     if world.size > 1:
         dist.all_reduce(stacked)
     return stacked.tolist()
@@ -64,6 +71,6 @@ def any_worker(flag: bool, world: World) -> bool:
     """Whether ``flag`` holds on some worker: all of them must stop after the same step, or the others would wait."""
     if world.size == 1:
         return flag
-    asked = torch.tensor([float(flag)])
+    asked = torch.tensor([float(flag)], device=world.device)
     dist.all_reduce(asked)
     return bool(asked.item())

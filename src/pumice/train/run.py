@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from pumice.config import MODULES, Recipe, Stage, digest, load_recipe, resolved
-from pumice.model.build import build_model, build_processor, load_tower
+from pumice.model.build import auto_dtype, build_model, build_processor, load_tower
 from pumice.model.weights import HEAD, apply_tensors, pack_delta, read_delta, save_delta
 from pumice.pocket.parts import WEIGHTS
 from pumice.train.checkpoint import checkpoints, has_low_rank, load_training_state, read_state
@@ -78,6 +78,8 @@ def train(recipe: Recipe, out: Path, world: World) -> Learner:
     """All stages of a recipe, from wherever ``out`` stands."""
     _claim(recipe, out, world)
     learner = make_learner(recipe, recipe.seed)
+    learner.model.to(world.device)
+    learner.head.to(world.device)
     stages = {stage.name: stage for stage in recipe.stages}
     found = checkpoints(out / "checkpoints")
     state = read_state(found[-1]) if found else {"stage": recipe.stages[0].name, "step": 0, "saves": 0}
@@ -91,7 +93,8 @@ def train(recipe: Recipe, out: Path, world: World) -> Learner:
     elif recipe.start != "parts":
         _need_lora(recipe, learner, len(recipe.stages) - 1)
         start_from(WEIGHTS if recipe.start == "pocket" else Path(recipe.start), learner, recipe.start_modules)
-    run = Run(learner, build_processor(recipe.model), recipe.seed, out, world, Printer(), saves=state["saves"])
+    processor, dtype = build_processor(recipe.model), precision(recipe, world.device)
+    run = Run(learner, processor, recipe.seed, out, world, Printer(), dtype, saves=state["saves"])
     _stop_on_signals(run)
     with (out / f"log-{world.rank}.jsonl").open("a") as log:
         run.log = log
@@ -105,6 +108,12 @@ def train(recipe: Recipe, out: Path, world: World) -> Learner:
             if world.main:
                 export_delta(recipe, learner, out / "delta.safetensors", stage.name)
     return learner
+
+
+def precision(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """The dtype of matrix products in training."""
+    named = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    return named.get(recipe.precision) or auto_dtype(device)
 
 
 def _need_lora(recipe: Recipe, learner: Learner, position: int) -> None:
