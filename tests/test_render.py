@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from functools import cache
@@ -180,3 +181,13 @@ def test_ticks_are_round_and_reach_the_highest(highest: float) -> None:
         assert marks[-1] >= highest * 0.999
         assert 2 <= len(marks) <= most + 2
         assert len(set(plots._tick_text(marks))) == len(marks)
+
+
+def test_numeric_columns_of_tables_hold_numbers() -> None:
+    rng, seen = random.Random(0), 0
+    for _ in range(1500):
+        grid = tables._grid(rng, "train", 2, 3)  # two rows: by chance both are dates such as 10.01.95
+        for number, *cells in zip(grid.numeric, *grid.rows, strict=True):
+            for cell in cells if number else ():
+                seen += math.isfinite(float(cell))
+    assert seen > 3000

@@ -6,6 +6,7 @@ rng, split ──> Grid (strings) ──> a font in which all columns fit ──
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -170,7 +171,7 @@ def _grid(rng: random.Random, split: Split, rows: int, columns: int) -> Grid:
         names[label(rng, split)] = None
     body = tuple((name, *(make(rng, split) for _, make in kept)) for name in names)
     numeric = tuple(
-        all(cell.lstrip("-").replace(".", "").isdigit() for cell in column) for column in zip(*body, strict=True)
+        all(re.fullmatch(r"-?\d+(\.\d+)?", cell) for cell in column) for column in zip(*body, strict=True)
     )
     return Grid(
         rng.choice(titles.split(",")), key, (key.capitalize(), *(name for name, _ in kept)), body, (False, *numeric[1:])
