@@ -79,6 +79,7 @@ def test_positions_of_a_smaller_tile_are_interpolated_once(tmp_path):
     tiles = torch.randn(2, 3, 28, 28)
     assert tower(tiles).shape == (2, 4, 24)
     assert torch.allclose(tower(tiles), source(pixel_values=tiles).last_hidden_state[:, 1:], atol=1e-5)
+    assert Dinov2Tower.from_folder(tmp_path, 28, (1, 2))(tiles).shape == (2, 4, 48)
 
 
 def test_features_of_several_blocks_stand_side_by_side():

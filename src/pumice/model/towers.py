@@ -90,7 +90,7 @@ class Dinov2Tower(nn.Module):
         tower = cls(source.config.to_diff_dict(), tile, layers)
         state = source.state_dict()
         with torch.no_grad():
-            sized = torch.zeros(1, 1 + tower.side**2, tower.width)
+            sized = torch.zeros(1, 1 + tower.side**2, tower.hidden)
             state["embeddings.position_embeddings"] = source.embeddings.interpolate_pos_encoding(sized, tile, tile)
         tower.model.load_state_dict(state)
         return tower
