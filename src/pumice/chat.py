@@ -1,20 +1,24 @@
 """Conversation templates as data: turns become spans, each with an owner.
 
     turns ──spans(template)──> [Span(text or Media, owner, markup, loss)] ──encode──> ids and labels
+    ids and labels ──supervise_everywhere──> labels as the LLaVA code sets them, where a template asks for it
 
-A span knows whether it is the template's own markup (special tokens are parsed) or somebody's text (a special token
-that a user types stays text), and whether it carries loss. Nothing is ever searched for in a rendered string.
+A span knows whether special tokens in it are parsed (the template's own marks) or not (the rest of the template, and
+whatever anybody says: a special token that a user types stays text), and whether it carries loss. Nothing is ever
+searched for in a rendered string.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 from pumice.types import Media, PumiceError, Role, Turn
 
 Owner = Literal["template", "system", "user", "assistant"]
+Loss = Literal["answer", "originals"]
 
 
 @dataclass(frozen=True)
@@ -29,59 +33,123 @@ class Span:
 
 @dataclass(frozen=True)
 class Template:
-    """How turns are written. Heads and tails surround a role's text; the assistant's tail is ``stop`` + ``after``.
+    """How turns are written, and what of them is learned.
 
-    ``stop`` is supervised with the answer and ends generation. ``prompt`` is the open assistant head at the end of
-    a question (it may lack the head's trailing space, as in Vicuna's format).
+    Writing. ``heads`` and ``tails`` surround a role's text; ``heads_after`` holds the heads that differ right after a
+    turn of another role, under (that role, role). The assistant's head is also the generation prompt; its tail is
+    ``stop``, which ends generation, and ``after``. An answer is preceded by ``answer_prefix`` (Vicuna's head has no
+    trailing space), a picture followed by ``after_media``. ``default_system`` is the system text of a conversation
+    that has no system turn. ``answers_only`` leaves out all other texts.
+    ``start`` is the beginning of every conversation; None: what the tokenizer puts first by itself, if anything (see
+    ``own_start``). It is written once, as a span: texts are always tokenised without the tokenizer's special tokens.
+    ``marks`` are the parts of heads, tails and ``after`` in which special tokens are parsed. The rest of them is
+    ordinary text, tokenised together with what is said next to it, as in a string that is tokenised as a whole.
+
+    Learning. ``loss`` "answer": the answer with its prefix, and ``stop``. ``loss`` "originals": what the LLaVA code
+    supervises. That is the same, and for some templates in addition the assistant's head or ``after`` (``turn_loss``)
+    and certain tokens wherever they stand, in system and user turns too (``token_loss``: their texts).
     """
 
     name: str
     heads: dict[Role, str]
     tails: dict[Role, str]
     stop: str
-    prompt: str
+    marks: tuple[str, ...]
+    heads_after: dict[tuple[Role, Role], str] = field(default_factory=dict)
     after: str = ""
-    start: str = ""
+    start: str | None = ""
     default_system: str | None = None
     after_media: str = "\n"
     answer_prefix: str = ""
     answers_only: bool = False
+    aliases: tuple[str, ...] = ()
+    loss: Loss = "answer"
+    turn_loss: tuple[Literal["head", "after"], ...] = ()
+    token_loss: tuple[str, ...] = ()
 
 
-def _chatml(name: str, default_system: str | None) -> Template:
+def _chatml(name: str, default_system: str | None, aliases: tuple[str, ...] = ()) -> Template:
+    """ChatML as Qwen's tokenizers write it. The originals' loss is that of LLaVA-NeXT's code for Qwen."""
     roles: tuple[Role, ...] = ("system", "user", "assistant")
     return Template(
         name=name,
+        aliases=aliases,
         heads={role: f"<|im_start|>{role}\n" for role in roles},
         tails={"system": "<|im_end|>\n", "user": "<|im_end|>\n"},
         stop="<|im_end|>",
         after="\n",
-        prompt="<|im_start|>assistant\n",
+        marks=("<|im_start|>", "<|im_end|>"),
         default_system=default_system,
+        turn_loss=("head", "after"),
+        token_loss=("<|im_start|>", "<|im_end|>", "\n"),
     )
 
 
-_VICUNA = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
+def _chatml_without_newlines(name: str, default_system: str, aliases: tuple[str, ...] = ()) -> Template:
+    """LLaVA's MPT style: no newline after <|im_end|>, unlike the chat template of the models' own tokenizers."""
+    return replace(
+        _chatml(name, default_system, aliases),
+        tails={"system": "<|im_end|>", "user": "<|im_end|>"},
+        after="",
+        start=None,
+        turn_loss=(),
+        token_loss=(),
+    )
 
-_LLAMA_3 = (
+
+def _vicuna(name: str, person: str, aliases: tuple[str, ...] = ()) -> Template:
+    return Template(
+        name=name,
+        aliases=aliases,
+        start=None,
+        heads={"system": "", "user": "USER: ", "assistant": "ASSISTANT:"},
+        tails={"system": " ", "user": " "},
+        stop="</s>",
+        marks=("</s>",),
+        default_system=f"A chat between a curious {person} and an artificial intelligence assistant. "
+        f"The assistant gives helpful, detailed, and polite answers to the {person}'s questions.",
+        answer_prefix=" ",
+    )
+
+
+_LLAVA_SYSTEM = (
     "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
     "provides, and assist the user with a variety of tasks using natural language."
 )
 
 _ALL: tuple[Template, ...] = (
     _chatml("chatml", None),
-    _chatml("qwen_1_5", "You are a helpful assistant."),
     _chatml("smollm2", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
+    _chatml("qwen_1_5", "You are a helpful assistant.", aliases=("qwen_2",)),
+    _chatml("qwen_2_5", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+    _chatml_without_newlines("chatml_direct", "Answer the questions.", aliases=("mistral_direct",)),
+    _chatml_without_newlines(
+        "mpt",
+        "A conversation between a user and an LLM-based AI assistant. The assistant gives helpful and honest answers.",
+    ),
+    _vicuna("v1", "user", aliases=("vicuna_v1",)),
+    _vicuna("llava_v1", "human"),
     Template(
-        name="v1",
-        heads={"system": "", "user": "USER: ", "assistant": "ASSISTANT:"},
-        tails={"system": " ", "user": " "},
-        stop="</s>",
-        prompt="ASSISTANT:",
-        default_system=_VICUNA,
+        name="mistral_instruct",
+        aliases=("llava_mistral_instruct",),
+        start=None,
+        # The format has no system turn: a given one opens the question, as in Mistral's later chat templates.
+        heads={"system": "[INST] ", "user": "[INST] ", "assistant": ""},
+        heads_after={("system", "user"): ""},
+        tails={"system": "\n\n", "user": " [/INST]"},
+        stop=" </s>",
+        marks=("</s>",),
+        answer_prefix=" ",
+    ),
+    Template(
+        name="llava_llama_2",
+        start=None,
+        heads={"system": "[INST] <<SYS>>\n", "user": "[INST] ", "assistant": ""},
+        heads_after={("system", "user"): "", ("assistant", "user"): "<s>[INST] "},
+        tails={"system": "\n<</SYS>>\n\n", "user": " [/INST]"},
+        stop=" </s>",
+        marks=("<s>", "</s>"),
+        default_system=_LLAVA_SYSTEM,
         answer_prefix=" ",
     ),
     Template(
@@ -94,70 +162,170 @@ _ALL: tuple[Template, ...] = (
         },
         tails={"system": "<|eot_id|>", "user": "<|eot_id|>"},
         stop="<|eot_id|>",
-        prompt="<|start_header_id|>assistant<|end_header_id|>\n\n",
-        default_system=_LLAMA_3,
+        marks=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        default_system=_LLAVA_SYSTEM,
+        turn_loss=("head",),
+        # LLaVA-NeXT's code lists "\n\n" but looks it up by its text, which a byte-level vocabulary spells otherwise.
+        token_loss=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "\n\n"),
+    ),
+    Template(
+        name="gemma_instruct",
+        start=None,
+        # The format has no system turn: a given one opens the question, as in Gemma 3's chat template.
+        heads={
+            "system": "<start_of_turn>user\n",
+            "user": "<start_of_turn>user\n",
+            "assistant": "<start_of_turn>model\n",
+        },
+        heads_after={("system", "user"): ""},
+        tails={"system": "\n\n", "user": "<end_of_turn>\n"},
+        stop="<end_of_turn>",
+        after="\n",
+        marks=("<start_of_turn>", "<end_of_turn>"),
+        turn_loss=("after",),
+    ),
+    Template(
+        name="phi3",  # ELVA's: a newline before every head but the first
+        start=None,
+        heads={"system": "<|system|>\n", "user": "\n<|user|>\n", "assistant": "\n<|assistant|>\n"},
+        tails={"system": "<|end|>", "user": "<|end|>"},
+        stop="<|end|>",
+        # With their newlines: Phi-3's special tokens swallow the white space after them, within one text.
+        marks=("<|system|>\n", "\n<|user|>\n", "\n<|assistant|>\n", "<|end|>"),
+        default_system="You are a helpful AI assistant.",
     ),
     Template(
         name="plain",  # LLaVA's stage 1: the picture and its caption; what the user said is left out
+        start=None,
         heads={"system": "", "user": "", "assistant": ""},
         tails={"system": "", "user": ""},
         stop="\n",
-        prompt="",
+        marks=(),
         after_media="",
         answers_only=True,
     ),
 )
 
-TEMPLATES: dict[str, Template] = {template.name: template for template in _ALL}
+TEMPLATES: dict[str, Template] = {name: template for template in _ALL for name in (template.name, *template.aliases)}
+"""Every template under its name and its aliases. LLaVA's and ELVA's have the names of their code."""
 
 
-def get_template(name: str) -> Template:
-    """The template of an exact name.
+def get_template(name: str, loss: Loss = "answer") -> Template:
+    """The template of an exact name or alias; ``loss`` is explained in ``Template``.
 
     Raises:
-        PumiceError: no such template.
+        PumiceError: no such template, or no such loss.
     """
     if name not in TEMPLATES:
         raise PumiceError(f"unknown conversation template {name!r}; known: {', '.join(TEMPLATES)}")
-    return TEMPLATES[name]
+    if loss not in get_args(Loss):
+        raise PumiceError(f"unknown loss {loss!r} of template {name!r}; known: {', '.join(get_args(Loss))}")
+    template = TEMPLATES[name]
+    return template if loss == template.loss else replace(template, loss=loss)
 
 
-def spans(turns: Sequence[Turn], template: Template, prompt: bool = False) -> Iterator[Span]:
+def own_start(tokenizer: Any) -> str:
+    """What a tokenizer puts before a text by itself: "<s>" of Llama's, "<bos>" of Gemma's, nothing of Qwen's."""
+    ids = tokenizer("").input_ids
+    return tokenizer.bos_token if ids and ids[0] == tokenizer.bos_token_id else ""
+
+
+def spans(turns: Sequence[Turn], template: Template, prompt: bool = False, start: str = "") -> Iterator[Span]:
     """Lay turns out as spans; with ``prompt`` the assistant's head follows the last turn, ready for generation.
 
+    ``start`` is the tokenizer's ``own_start``, written by templates whose own ``start`` is None.
+
     Raises:
-        PumiceError: no turn, or a role that the template doesn't know.
+        PumiceError: no turn, a role that the template doesn't know, or a picture in an answer.
     """
     if not turns:
         raise PumiceError("a conversation needs at least one turn")
-    if template.start:
-        yield Span(template.start, "template", markup=True)
-    if template.default_system is not None and turns[0].role != "system" and not template.answers_only:
-        yield from _turn(Turn("system", (template.default_system,)), template)
+    if template.start is not None:
+        start = template.start
+    if start:
+        yield Span(start, "template", markup=True)
+    if template.default_system is not None and turns[0].role != "system":
+        turns = (Turn("system", (template.default_system,)), *turns)
+    before: Role | None = None
     for turn in turns:
         if turn.role not in template.heads:
-            raise PumiceError(f"role {turn.role!r} is not one of system, user, assistant")
-        yield from _turn(turn, template)
-    if prompt and template.prompt:
-        yield Span(template.prompt, "template", markup=True)
+            raise PumiceError(f"role {turn.role!r} is not one of {', '.join(template.heads)}")
+        yield from _answer(turn, template) if turn.role == "assistant" else _turn(turn, before, template)
+        before = turn.role
+    if prompt:
+        yield from _answer_head(template)
 
 
-def _turn(turn: Turn, template: Template) -> Iterator[Span]:
-    answers = turn.role == "assistant"
-    if template.heads[turn.role]:
-        yield Span(template.heads[turn.role], "template", markup=True)
+def _turn(turn: Turn, before: Role | None, template: Template) -> Iterator[Span]:
+    head = template.heads[turn.role]
+    yield from _written(template.heads_after.get((before, turn.role), head) if before else head, template)
     for part in turn.content:
         if isinstance(part, Media):
-            if answers:
-                raise PumiceError("an assistant turn can't hold a picture")
             yield Span(part, turn.role)
-            if template.after_media:
-                yield Span(template.after_media, "template", markup=True)
-        elif part and not (template.answers_only and not answers):
-            yield Span(template.answer_prefix + part if answers else part, turn.role, loss=answers)
-    if answers:
-        yield Span(template.stop, "assistant", markup=True, loss=True)
-        if template.after:
-            yield Span(template.after, "template", markup=True)
-    elif template.tails[turn.role]:
-        yield Span(template.tails[turn.role], "template", markup=True)
+            yield from _written(template.after_media, template)
+        elif part and not template.answers_only:
+            yield Span(part, turn.role)
+    yield from _written(template.tails[turn.role], template)
+
+
+def _answer(turn: Turn, template: Template) -> Iterator[Span]:
+    if any(isinstance(part, Media) for part in turn.content):
+        raise PumiceError("an assistant turn can't hold a picture")
+    yield from _answer_head(template)
+    text = "".join(part for part in turn.content if isinstance(part, str))
+    if text:
+        yield Span(template.answer_prefix + text, "assistant", loss=True)
+    # Never joined with the answer: a "." and a newline would merge into a token that is not the stop token.
+    yield Span(template.stop, "assistant", markup=True, loss=True)
+    if template.after:
+        yield Span(template.after, "template", loss=template.loss == "originals" and "after" in template.turn_loss)
+
+
+def _answer_head(template: Template) -> Iterator[Span]:
+    """One span, so that it never merges with the answer: a model reads the head alone before it answers."""
+    head = template.heads["assistant"]
+    if head:
+        loss = template.loss == "originals" and "head" in template.turn_loss
+        yield Span(head, "template", markup=any(mark in head for mark in template.marks), loss=loss)
+
+
+def _written(text: str, template: Template) -> Iterator[Span]:
+    """The template's own text, cut at its marks."""
+    marks = "|".join(re.escape(mark) for mark in template.marks)
+    for piece in re.split(f"({marks})", text) if marks else [text]:
+        if piece:
+            yield Span(piece, "template", markup=piece in template.marks)
+
+
+def supervise_everywhere(ids: Sequence[int], labels: Sequence[int], template: Template, tokenizer: Any) -> list[int]:
+    """Labels (T,) of ids (T,) in which the template's ``token_loss`` tokens carry loss wherever they stand.
+
+    Nothing changes unless the template's ``loss`` is "originals". Source: the published training code of LLaVA-NeXT,
+    which does so for Qwen and Llama 3 (token 198 of Qwen is a single newline).
+
+    Raises:
+        PumiceError: one of the texts isn't one token of this tokenizer.
+    """
+    texts = template.token_loss if template.loss == "originals" else ()
+    wanted = {_token(text, template, tokenizer) for text in texts}
+    return [token if token in wanted else label for token, label in zip(ids, labels, strict=True)]
+
+
+def check_marks(template: Template, tokenizer: Any) -> None:
+    """Refuse a tokenizer of another family: a mark that is several tokens would never end an answer.
+
+    Raises:
+        PumiceError: a mark of the template isn't one token of this tokenizer.
+    """
+    for mark in template.marks:
+        _token(mark.strip(), template, tokenizer)
+
+
+def _token(text: str, template: Template, tokenizer: Any) -> int:
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    if len(ids) != 1:
+        raise PumiceError(
+            f"template {template.name!r} needs {text!r} to be one token, in this tokenizer it is {len(ids)}: "
+            "choose the template of the language model's family"
+        )
+    return ids[0]
