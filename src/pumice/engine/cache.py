@@ -18,17 +18,17 @@ from pumice.model.attention import attend_packed
 class KVCache:
     """Room for ``slots`` sequences of up to ``capacity`` tokens.
 
-    Keys and values are (layers, slots, kv heads, capacity, d). ``lengths`` (slots,) counts the tokens held. Every
-    forward appends tokens to some of the slots: whole prompts, the rest of a prompt whose beginning is there, or one
-    token each.
+    Keys and values are (slots, kv heads, capacity, d) for each layer; ``heads`` are the kv heads of each. ``lengths``
+    (slots,) counts the tokens held. Every forward appends tokens to some of the slots: whole prompts, the rest of a
+    prompt whose beginning is there, or one token each.
     """
 
     def __init__(
-        self, layers: int, slots: int, heads: int, capacity: int, width: int, dtype: torch.dtype, device: torch.device
+        self, slots: int, heads: Sequence[int], capacity: int, width: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        shape = (layers, slots, heads, capacity, width)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        shapes = [(slots, kv, capacity, width) for kv in heads]
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         self.lengths = [0] * slots
         self.capacity = capacity
         self._slots: list[int] = []
@@ -46,8 +46,8 @@ class KVCache:
     def copy(self, source: int, slot: int) -> None:
         """Make ``slot`` hold what ``source`` holds."""
         held = self.lengths[slot] = self.lengths[source]
-        self.keys[:, slot, :, :held] = self.keys[:, source, :, :held]
-        self.values[:, slot, :, :held] = self.values[:, source, :, :held]
+        for held_by_layer in (*self.keys, *self.values):
+            held_by_layer[slot, :, :held] = held_by_layer[source, :, :held]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """q (heads, T, d), k and v (kv, T, d) of the new tokens to their attention output (heads, T, d)."""
@@ -56,8 +56,8 @@ class KVCache:
         spans = list(zip(self._slots, pairwise(self._starts), strict=True))
         for slot, (a, b) in spans:
             held = self.lengths[slot]
-            self.keys[layer, slot, :, held : held + b - a] = k[:, a:b]
-            self.values[layer, slot, :, held : held + b - a] = v[:, a:b]
+            self.keys[layer][slot, :, held : held + b - a] = k[:, a:b]
+            self.values[layer][slot, :, held : held + b - a] = v[:, a:b]
         if not any(self.lengths[slot] for slot in self._slots):
             return attend_packed(q, k, v, self._starts, scale)
         return torch.cat([self._rest(layer, slot, q[:, a:b], scale) for slot, (a, b) in spans], dim=1)
@@ -65,7 +65,7 @@ class KVCache:
     def _rest(self, layer: int, slot: int, q: Tensor, scale: float) -> Tensor:
         """Several new tokens of one slot, each attending to all before it."""
         held, new = self.lengths[slot], q.shape[1]
-        keys, values = self.keys[layer, slot, :, : held + new], self.values[layer, slot, :, : held + new]
+        keys, values = self.keys[layer][slot, :, : held + new], self.values[layer][slot, :, : held + new]
         seen = torch.ones(new, held + new, dtype=torch.bool, device=q.device).tril(held)
         return F.scaled_dot_product_attention(
             q[None], keys[None], values[None], attn_mask=seen, scale=scale, enable_gqa=q.shape[0] != keys.shape[0]
@@ -75,10 +75,10 @@ class KVCache:
         """One new token for each slot, all at once."""
         slots = torch.tensor(self._slots, device=q.device)
         places = torch.tensor([self.lengths[slot] for slot in self._slots], device=q.device)
-        self.keys[layer, slots, :, places] = k.transpose(0, 1)
-        self.values[layer, slots, :, places] = v.transpose(0, 1)
+        self.keys[layer][slots, :, places] = k.transpose(0, 1)
+        self.values[layer][slots, :, places] = v.transpose(0, 1)
         longest = max(self.lengths[slot] for slot in self._slots) + 1
-        keys, values = self.keys[layer, slots, :, :longest], self.values[layer, slots, :, :longest]
+        keys, values = self.keys[layer][slots, :, :longest], self.values[layer][slots, :, :longest]
         seen = torch.arange(longest, device=q.device) <= places[:, None]
         # One query a sequence: the queries that share a kv head become its rows, so nothing is repeated.
         n, kv = len(self._slots), k.shape[0]

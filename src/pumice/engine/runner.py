@@ -94,10 +94,10 @@ def _make_cache(model: AssistantModel, prompts: Sequence[Features], max_tokens: 
             f"the prompt has {capacity - max_tokens} tokens; with an answer of up to {max_tokens} that is more than "
             f"the model's {config.max_position_embeddings} positions"
         )
+    heads = config.num_key_value_heads  # one number, or one a layer (OpenELM)
     return KVCache(
-        layers=config.num_hidden_layers,
         slots=len(prompts),
-        heads=config.num_key_value_heads,
+        heads=[heads] * config.num_hidden_layers if isinstance(heads, int) else heads,
         capacity=capacity,
         width=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
         dtype=model.newline.dtype,

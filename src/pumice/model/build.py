@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from pumice.chat import get_template
+from pumice.chat import check_marks, get_template
 from pumice.config import ModelConfig, TowerConfig
 from pumice.encode import Processor
+from pumice.model import openelm  # noqa: F401 (registers OpenELM with transformers)
 from pumice.model.assistant import AssistantModel
 from pumice.model.connectors import CONNECTORS, init_connector
 from pumice.model.towers import Dinov2Tower, tower_class
@@ -79,9 +80,11 @@ def build_processor(config: ModelConfig) -> Processor:
 
     folder = locate(config.lm)
     pixels = tower_class(config.tower.type).pixels
+    tokenizer, template = AutoTokenizer.from_pretrained(folder), get_template(config.template)
+    check_marks(template, tokenizer)
     return Processor(
-        tokenizer=AutoTokenizer.from_pretrained(folder),
-        template=get_template(config.template),
+        tokenizer=tokenizer,
+        template=template,
         policy=config.layout,
         mean=pixels.mean,
         std=pixels.std,

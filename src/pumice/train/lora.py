@@ -11,6 +11,7 @@ from pumice.config import LoraConfig
 from pumice.types import PumiceError
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+TARGETS += ["qkv_proj", "out_proj", "proj_1", "proj_2", "gate_up_proj"]  # joined in OpenELM and Phi-3
 
 
 def add_lora(lm: nn.Module, config: LoraConfig, seed: int) -> None:
