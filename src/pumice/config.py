@@ -31,10 +31,11 @@ class TowerConfig:
     """Vision tower: its type, the pretrained part or folder it starts from, and the side of its tiles in pixels.
 
     ``layers`` are the blocks, counted from 1, whose features the connector gets side by side; by default the last.
-    Reading is taught at the first of them.
+    Later blocks aren't built. LLaVA's are [23] of CLIP ViT-L's 24 and [26] of SigLIP SO400M's 27; ELVA's are [11] of
+    CLIP ViT-B's 12. Reading is taught at the first of them.
     """
 
-    type: Literal["dinov2"]
+    type: Literal["dinov2", "dinov3", "clip", "siglip"]
     source: str
     tile: Count
     layers: tuple[Count, ...] = ()
@@ -44,6 +45,7 @@ class TowerConfig:
 class ConnectorConfig:
     """From patches to tokens: ``shuffle`` x ``shuffle`` patches become one token through ``depth`` linear layers.
 
+    LLaVA-1.5, NeXT, OneVision and ELVA have ``shuffle`` 1 and ``depth`` 2; LLaVA's "linear" is depth 1.
     ``norm`` ends with an RMS norm whose gain starts at the size of word embeddings.
     """
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pumice.model import attention  # registers the "pumice" attention with transformers
 from pumice.model.connectors import MlpConnector
 from pumice.model.merge import merge_views
-from pumice.model.towers import Dinov2Tower
+from pumice.model.towers import Tower
 from pumice.types import IGNORE, IMAGE, Batch, Layout, PumiceError
 
 
@@ -26,10 +26,10 @@ class AssistantModel(nn.Module):
     connector, newline, lm) are the keys of learning rates in a recipe and the prefixes of checkpoint keys.
     """
 
-    tower: Dinov2Tower
+    tower: Tower
     connector: MlpConnector
 
-    def __init__(self, tower: Dinov2Tower, connector: MlpConnector, lm: Any) -> None:
+    def __init__(self, tower: Tower, connector: MlpConnector, lm: Any) -> None:
         super().__init__()
         self.tower = tower
         self.connector = connector

@@ -16,7 +16,7 @@ from pumice.encode import Processor
 from pumice.model import openelm  # noqa: F401 (registers OpenELM with transformers)
 from pumice.model.assistant import AssistantModel
 from pumice.model.connectors import CONNECTORS, init_connector
-from pumice.model.towers import Dinov2Tower, tower_class
+from pumice.model.towers import Tower, tower_class
 from pumice.pocket.parts import PARTS, get_part
 from pumice.types import PumiceError
 
@@ -37,7 +37,7 @@ def locate(source: str) -> Path:
     return folder
 
 
-def load_tower(config: TowerConfig) -> Dinov2Tower:
+def load_tower(config: TowerConfig) -> Tower:
     """The pretrained tower of a recipe."""
     return tower_class(config.type).from_folder(locate(config.source), config.tile, config.layers)
 

@@ -1,22 +1,35 @@
 """Connectors: a tower's patch features to the language model's width.
 
-(N, side^2, C) ──space-to-depth (shuffle)──> (N, (side/s)^2, s*s*C) ──MLP, RMS norm──> (N, P^2, H)
+(N, side^2, C) ──space-to-depth (shuffle)──> (N, (side/s)^2, s*s*C) ──MLP, RMS norm──> (N, P^2, H) ──pool──> (N, Q^2, H)
+
+Frames of a video are pooled: after the connector (LLaVA-OneVision), or before it (LLaVA-NeXT-Video), where `pool` takes
+the tower's features. Pictures of the same model aren't, so that pooling isn't a part of the connector.
 """
 
 from __future__ import annotations
 
+from math import isqrt
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pumice.types import PumiceError
 
+PoolMode = Literal["bilinear", "average", "max"]
+
 
 def space_to_depth(features: Tensor, factor: int) -> Tensor:
-    """(N, side^2, C) to (N, (side/factor)^2, factor^2 * C): each token keeps its neighbours' channels, row by row."""
+    """(N, side^2, C) to (N, (side/factor)^2, factor^2 * C): each token keeps its neighbours' channels, row by row.
+
+    Raises:
+        PumiceError: not a square of patches that ``factor`` divides.
+    """
     if factor == 1:
         return features
     n, patches, c = features.shape
-    side = int(patches**0.5)
+    side = isqrt(patches)
     if side * side != patches or side % factor:
         raise PumiceError(f"space-to-depth by {factor} needs a square of patches divisible by it, found {patches}")
     p = side // factor
@@ -25,8 +38,9 @@ def space_to_depth(features: Tensor, factor: int) -> Tensor:
 
 
 class MlpConnector(nn.Module):
-    """Space-to-depth, then ``depth`` linear layers with GELU between them (LLaVA-1.5's mlp2x_gelu at depth 2).
+    """Space-to-depth, then ``depth`` linear layers with exact GELU between them.
 
+    Depth 1 is LLaVA's ``linear`` projector, depth 2 the ``mlp2x_gelu`` of LLaVA-1.5, NeXT, OneVision and ELVA.
     With ``norm`` an RMS norm follows: visual tokens then stay about as long as word embeddings, however large the
     features that they come from.
     """
@@ -46,6 +60,45 @@ class MlpConnector(nn.Module):
 
 
 CONNECTORS: dict[str, type[MlpConnector]] = {"mlp": MlpConnector}
+
+
+def pooled_side(side: int, mode: PoolMode, stride: int) -> int:
+    """Tokens Q per side after `pool` of P = ``side``: bilinear rounds P / stride up, average and max round it down.
+
+    Raises:
+        PumiceError: an unknown mode, a stride below 1, or nothing left.
+    """
+    if mode not in get_args(PoolMode):
+        raise PumiceError(f"unknown pooling {mode!r}; known: {', '.join(get_args(PoolMode))}")
+    most = side if mode != "bilinear" else None
+    if stride < 1 or (most is not None and stride > most):
+        limit = f" to {most}" if most is not None else ""
+        raise PumiceError(f"{mode} pooling of {side} tokens a side: expected a stride from 1{limit}, found {stride}")
+    return -(-side // stride) if mode == "bilinear" else side // stride
+
+
+def pool(views: Tensor, mode: PoolMode, stride: int) -> Tensor:
+    """Views (N, P^2, H) to (N, Q^2, H), Q = `pooled_side`; H may be the tower's channels as well.
+
+    bilinear is LLaVA-OneVision's for video (27 to 14: corners not aligned, no antialias), average that of
+    LLaVA-NeXT-Video (24 to 12); average and max drop the last rows and columns that don't fill a window.
+
+    Raises:
+        PumiceError: as `pooled_side`, or views that aren't square.
+    """
+    n, tokens, width = views.shape
+    side = isqrt(tokens)
+    if side * side != tokens:
+        raise PumiceError(f"pooling needs a square of tokens, found {tokens}")
+    pooled = pooled_side(side, mode, stride)
+    if stride == 1:
+        return views
+    maps = views.transpose(1, 2).view(n, width, side, side)
+    if mode == "bilinear":
+        maps = F.interpolate(maps, size=(pooled, pooled), mode="bilinear", align_corners=False)
+    else:
+        maps = (F.avg_pool2d if mode == "average" else F.max_pool2d)(maps, stride)
+    return maps.flatten(2).transpose(1, 2)
 
 
 def init_connector(connector: MlpConnector, scale: float, seed: int) -> None:
