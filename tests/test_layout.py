@@ -5,11 +5,22 @@ import json
 import math
 import random
 import tomllib
+from typing import Any
 
 import pytest
 
 from pumice.types import PumiceError
-from pumice.vision.layout import PRESETS, Policy, glyph_views, has_end, layout
+from pumice.vision.frames import (
+    VIDEO_PRESETS,
+    VideoPolicy,
+    default_video,
+    instruction,
+    pooled_side,
+    sample_indices,
+    sample_times,
+    video_layout,
+)
+from pumice.vision.layout import PRESETS, Policy, glyph_views, layout
 
 # (w, h): NeXT CLIP-336, NeXT SigLIP-384, OneVision: tokens, (cols, rows), final (h, w) of the map
 GOLDEN = {
@@ -41,7 +52,7 @@ def test_published_counts(size):
         assert (got.tokens, (got.cols, got.rows), got.map) == (tokens, grid, final), name
         assert got.overview
         assert got.newline
-        assert not has_end(got)
+        assert not got.ends
 
 
 def test_scaled_map_keeps_its_unscaled_size():
@@ -60,13 +71,19 @@ def test_largest_onevision_and_next():
 
 @pytest.mark.parametrize(
     ("name", "tokens", "end"),
-    [("LLAVA_15", 576, False), ("ONEVISION_MULTI", 730, True), ("NEXT_CLIP", 577, True), ("NEXT_SIGLIP", 730, True)],
+    [
+        ("LLAVA_15", 576, False),
+        ("ONEVISION_MULTI", 730, True),
+        ("NEXT_MULTI", 577, True),
+        ("NEXT_CLIP", 577, True),
+        ("NEXT_SIGLIP", 730, True),
+    ],
 )
 @pytest.mark.parametrize("size", [(1, 1), (640, 480), (1, 5000)])
 def test_one_view(name, tokens, end, size):
     policy = dataclasses.replace(PRESETS[name], mode="pad", grids=())
     got = layout(size, policy)
-    assert (got.views, got.tokens, has_end(got), got.newline) == (1, tokens, end, False)
+    assert (got.views, got.tokens, got.ends, got.newline) == (1, tokens, end, False)
     assert layout(size, dataclasses.replace(policy, mode="square")).tokens == tokens
     assert layout(size, dataclasses.replace(policy, mode="crop")).tokens == tokens
 
@@ -264,3 +281,167 @@ def test_glyph_lands_in_one_tile_and_the_overview():
     assert glyph_views(got, (440, 0, 460, 10)) == []  # centre outside of the picture
     alone = layout((224, 112), PRESETS["POCKET"])
     assert glyph_views(alone, (0, 0, 2, 2)) == [(0, (0, 56, 2, 58))]
+
+
+ONEVISION_VIDEO = VIDEO_PRESETS["ONEVISION_VIDEO"]
+CLIP_VIDEO = VIDEO_PRESETS["NEXT_VIDEO"]
+
+
+@pytest.mark.parametrize(
+    ("frames", "change", "tokens"),
+    [
+        (32, {}, 6273),
+        (64, {"newline": "grid"}, 13440),
+        (64, {"newline": "grid", "pool": "average"}, 11648),
+        (64, {"newline": "grid", "pool": "max"}, 11648),
+        (10, {"newline": "frame"}, 1970),
+        (10, {"newline": "no_token"}, 1960),
+        (1, {}, 197),
+        (1, {"newline": "frame"}, 197),
+        (5, {"stride": 1}, 5 * 729 + 1),
+    ],
+)
+def test_published_counts_of_videos(frames, change, tokens):
+    got = video_layout(frames, (1920, 1080), dataclasses.replace(ONEVISION_VIDEO, **change))
+    assert (got.tokens, got.views, got.frames) == (tokens, frames, frames)
+
+
+def test_presets_of_videos():
+    counts = {name: video_layout(policy.frames, (640, 480), policy).tokens for name, policy in VIDEO_PRESETS.items()}
+    assert counts == {
+        "ONEVISION_VIDEO": 6273,
+        "LLAVA_VIDEO_7B": 13440,
+        "LLAVA_VIDEO_72B": 6720,
+        "NEXT_VIDEO": 32 * 144,
+    }
+    assert video_layout(1, (640, 480), CLIP_VIDEO).tokens == 144
+
+
+@pytest.mark.parametrize("frames", [1, 2, 8, 31, 32])
+def test_tokens_of_videos_equal_transformers(frames):
+    import numpy as np
+    from transformers.models.llava_next_video.processing_llava_next_video import LlavaNextVideoProcessor
+    from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
+
+    onevision: Any = LlavaOnevisionProcessor.__new__(LlavaOnevisionProcessor)
+    vars(onevision).update(num_image_tokens=729, video_token=".")
+    clip: Any = LlavaNextVideoProcessor.__new__(LlavaNextVideoProcessor)
+    vars(clip).update(patch_size=14, video_token=".")
+    for processor, policy in ((onevision, ONEVISION_VIDEO), (clip, CLIP_VIDEO)):
+        pixels = {"pixel_values_videos": [np.empty((frames, 3, policy.tile, policy.tile), np.uint8)]}
+        expected = len(processor.replace_video_token(pixels, 0))
+        assert video_layout(frames, (640, 480), policy).tokens == expected
+
+
+def test_side_after_pooling_is_that_of_the_pooling():
+    from pumice.model.connectors import pooled_side as of_pooling
+
+    for side in range(4, 30):
+        for stride in (1, 2, 3, 4):
+            for pool in ("bilinear", "average", "max"):
+                assert pooled_side(side, pool, stride) == of_pooling(side, pool, stride)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 7, 64])
+@pytest.mark.parametrize("newline", ["one_token", "grid", "frame", "no_token"])
+def test_fast_frames_between_slow_ones(frames, newline):
+    """LLaVA-Video's V = (64, M, 3, 2): frames 0, 3, 6... of 14 x 14 tokens, the others of 7 x 7."""
+    got = video_layout(frames, (640, 480), dataclasses.replace(ONEVISION_VIDEO, slow_every=3, newline=newline))
+    sides = [14 if i % 3 == 0 else 7 for i in range(frames)]
+    ends = {"one_token": 1, "frame": frames}.get(newline, 0)
+    assert got.tokens == sum(side * (side + (newline == "grid")) for side in sides) + ends
+
+
+def test_a_frame_is_squashed_or_its_centre_cut_out():
+    squashed, cut = (video_layout(3, (640, 480), policy) for policy in (ONEVISION_VIDEO, CLIP_VIDEO))
+    assert (squashed.resized, squashed.offset) == ((384, 384), (0, 0))
+    assert (cut.resized, cut.offset) == ((448, 336), (-56, 0))
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "change", "expected"),
+    [
+        (100, 25.0, {}, [0, 25, 50, 75]),
+        (101, 25.0, {}, [0, 25, 50, 75, 100]),
+        (100, 24.4, {}, [0, 24, 48, 72, 96]),
+        (100, 25.0, {"fps": 2.0}, [0, 12, 24, 36, 48, 60, 72, 84, 96]),  # round(12.5) is 12
+        (100, 25.0, {"frames": 4}, [0, 25, 50, 75]),
+        (100, 25.0, {"frames": 3}, [0, 49, 99]),  # 49.5 is truncated
+        (100, 25.0, {"frames": 5, "force_sample": True}, [0, 24, 49, 74, 99]),
+        (3, 25.0, {"frames": 5, "force_sample": True}, [0, 0, 1, 1, 2]),  # a short video repeats frames
+        (1, 25.0, {}, [0]),
+        (1, 25.0, {"frames": 4, "force_sample": True}, [0, 0, 0, 0]),
+        (4, 0.25, {}, [0, 1, 2, 3]),  # round(0.25) would be a step of 0
+    ],
+)
+def test_sampled_frames(frames, fps, change, expected):
+    assert sample_indices(frames, fps, dataclasses.replace(ONEVISION_VIDEO, **change)) == expected
+
+
+def test_times_are_those_of_the_originals():
+    assert sample_times(100, 25.0, ONEVISION_VIDEO) == [0.0, 1.0, 2.0, 3.0]
+    assert sample_times(120, 29.97, ONEVISION_VIDEO) == [0.0, 1.0, 2.0, 3.0]  # a step of 30 counts as a second
+    three = dataclasses.replace(ONEVISION_VIDEO, frames=3)
+    assert sample_times(120, 29.97, three) == [0.0, 59 / 29.97, 119 / 29.97]
+    assert sample_times(100, 25.0, dataclasses.replace(ONEVISION_VIDEO, fps=2.5)) == pytest.approx(
+        [index / 25 for index in range(0, 100, 10)]
+    )
+
+
+def test_instruction_is_word_for_word():
+    assert instruction(100, 25.0, dataclasses.replace(ONEVISION_VIDEO, frames=3)) == (
+        "The video lasts for 4.00 seconds, and 3 frames are uniformly sampled from it. These frames are located at "
+        "0.00s,1.96s,3.96s.Please answer the following questions related to this video."
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_policy_has_frames_for_a_model_that_never_saw_any(name):
+    policy = PRESETS[name]
+    video = default_video(policy)
+    got = video_layout(8, (640, 480), video)
+    assert (got.tile, got.side, got.views) == (policy.tile, policy.side, 8)
+    assert got.tokens <= 8 * 197
+    assert bool(got.ends) == policy.newline
+
+
+@pytest.mark.parametrize("name", VIDEO_PRESETS)
+def test_video_policy_survives_json_and_toml(name):
+    policy = VIDEO_PRESETS[name]
+    assert VideoPolicy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy
+    toml = "\n".join(f"{key} = {json.dumps(value)}" for key, value in policy.to_dict().items())
+    assert VideoPolicy.from_dict(tomllib.loads(toml)) == policy
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"new_line": "grid"}, ["'new_line'", "'newline'"]),
+        ({"newline": "rows"}, ["'rows'", "one_token, grid"]),
+        ({"mode": "anyres"}, ["'anyres'", "square, crop"]),
+        ({"pool": "mean"}, ["'mean'", "average"]),
+        ({"frames": 0}, ["frames", "at least 1"]),
+        ({"frames": 8.0}, ["frames", "8.0"]),
+        ({"fps": 0}, ["fps", "above 0"]),
+        ({"fps": True}, ["fps", "True"]),
+        ({"force_sample": 1}, ["force_sample", "true or false"]),
+        ({"pool": "max", "stride": 8}, ["stride 8", "7 tokens a side"]),
+        ({"pool": "max", "stride": 4, "slow_every": 2}, ["stride 4", "7 tokens a side"]),
+        ({"slow_every": 0}, ["slow_every"]),
+    ],
+)
+def test_bad_video_policy_is_named(change, words):
+    with pytest.raises(PumiceError) as error:
+        VideoPolicy.from_dict({"tile": 224, "side": 7} | change)
+    assert all(word in str(error.value) for word in words)
+    assert "\n" not in str(error.value)
+
+
+def test_impossible_videos():
+    with pytest.raises(PumiceError, match="0 frames"):
+        video_layout(0, (4, 4), ONEVISION_VIDEO)
+    with pytest.raises(PumiceError, match="0x4"):
+        video_layout(1, (0, 4), ONEVISION_VIDEO)
+    for frames, fps in ((0, 25.0), (3, 0.0), (3, float("nan")), (3, float("inf"))):
+        with pytest.raises(PumiceError, match="expected both above 0"):
+            sample_indices(frames, fps, ONEVISION_VIDEO)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from pumice.types import Media, PumiceError, Role, Turn
 
@@ -66,6 +66,14 @@ class Template:
     loss: Loss = "answer"
     turn_loss: tuple[Literal["head", "after"], ...] = ()
     token_loss: tuple[str, ...] = ()
+
+
+class OwnTemplate(Protocol):
+    """A format that writes itself: a checkpoint's own chat template (pumice.chat_jinja)."""
+
+    @property
+    def stop(self) -> str: ...
+    def spans(self, turns: Sequence[Turn], prompt: bool = False) -> Iterator[Span]: ...
 
 
 def _chatml(name: str, default_system: str | None, aliases: tuple[str, ...] = ()) -> Template:
@@ -230,7 +238,9 @@ def own_start(tokenizer: Any) -> str:
     return tokenizer.bos_token if ids and ids[0] == tokenizer.bos_token_id else ""
 
 
-def spans(turns: Sequence[Turn], template: Template, prompt: bool = False, start: str = "") -> Iterator[Span]:
+def spans(
+    turns: Sequence[Turn], template: Template | OwnTemplate, prompt: bool = False, start: str = ""
+) -> Iterator[Span]:
     """Lay turns out as spans; with ``prompt`` the assistant's head follows the last turn, ready for generation.
 
     ``start`` is the tokenizer's ``own_start``, written by templates whose own ``start`` is None.
@@ -240,6 +250,9 @@ def spans(turns: Sequence[Turn], template: Template, prompt: bool = False, start
     """
     if not turns:
         raise PumiceError("a conversation needs at least one turn")
+    if not isinstance(template, Template):
+        yield from template.spans(turns, prompt)
+        return
     if template.start is not None:
         start = template.start
     if start:
@@ -297,7 +310,9 @@ def _written(text: str, template: Template) -> Iterator[Span]:
             yield Span(piece, "template", markup=piece in template.marks)
 
 
-def supervise_everywhere(ids: Sequence[int], labels: Sequence[int], template: Template, tokenizer: Any) -> list[int]:
+def supervise_everywhere(
+    ids: Sequence[int], labels: Sequence[int], template: Template | OwnTemplate, tokenizer: Any
+) -> list[int]:
     """Labels (T,) of ids (T,) in which the template's ``token_loss`` tokens carry loss wherever they stand.
 
     Nothing changes unless the template's ``loss`` is "originals". Source: the published training code of LLaVA-NeXT,
@@ -306,8 +321,9 @@ def supervise_everywhere(ids: Sequence[int], labels: Sequence[int], template: Te
     Raises:
         PumiceError: one of the texts isn't one token of this tokenizer.
     """
-    texts = template.token_loss if template.loss == "originals" else ()
-    wanted = {_token(text, template, tokenizer) for text in texts}
+    if not isinstance(template, Template) or template.loss != "originals":
+        return list(labels)
+    wanted = {_token(text, template, tokenizer) for text in template.token_loss}
     return [token if token in wanted else label for token, label in zip(ids, labels, strict=True)]
 
 

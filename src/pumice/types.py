@@ -6,9 +6,11 @@ Glossary of shape letters, used in every docstring:
 
     T  tokens of a sequence or of a whole packed batch
     D  documents packed in a batch
-    N  tiles (views) of one or more pictures
+    N  tiles (views) of one or more pictures; a video has one a frame
+    F  frames sampled from a video
     S  side of a tile in pixels
     P  side of a tile's feature map after the connector, in tokens
+    Q  side of a frame's feature map after pooling, in tokens
     C  channels of the tower       H  hidden size of the language model
     V  vocabulary                  K  supervised tokens
 """
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Role = Literal["system", "user", "assistant"]
+MediaKind = Literal["image", "video", "page"]
+PoolMode = Literal["bilinear", "average", "max"]
 
 IMAGE = -200
 """Token id that stands for one visual token until the model fills it in (as in LLaVA)."""
@@ -47,18 +51,22 @@ class Glyph(NamedTuple):
 
 @dataclass(frozen=True)
 class Media:
-    """A picture that has not been decoded yet.
+    """A picture, a video or one page of a PDF that has not been decoded yet.
 
-    ``reference`` is a path, ``bytes`` of an encoded file, or a PIL image. ``size`` is (width, height)
-    in pixels after EXIF rotation. ``glyphs`` are the characters drawn on a rendered page, when known.
+    ``reference`` is a path, ``bytes`` of an encoded file, or a PIL image. ``size`` is (width, height) in pixels after
+    EXIF rotation (of a video, after its display rotation); of a page in points of 1/72 inch, since its pixels depend on
+    the layout. A video has ``frames`` frames at ``fps`` a second on average. ``page`` counts from 0. ``glyphs`` are the
+    characters drawn on a rendered page, when known.
     """
 
     reference: Any
     size: tuple[int, int]
-    kind: Literal["image", "video", "page"] = "image"
+    kind: MediaKind = "image"
     frames: int = 1
     name: str = ""
     glyphs: tuple[Glyph, ...] = field(default=(), repr=False)
+    fps: float = 0.0
+    page: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,13 +94,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Layout:
-    """How one picture becomes tokens: integers that follow from its width and height alone.
+    """How one picture or video becomes tokens: integers that follow from its width, height and frames alone.
 
     The picture is resized to ``resized``, pasted at ``offset`` on a canvas of ``cols`` x ``rows`` tiles of
     ``tile`` pixels, and cut row by row. With ``overview`` one more view, the whole picture squashed to one
     tile, comes first. After the connector a tile is ``side`` x ``side`` tokens. ``keep`` (top, bottom, left,
     right) is the part of the (rows*side, cols*side) token map that holds the picture; ``map`` (h, w) is the size
-    after keeping it and scaling it down; with ``newline`` every row of the map ends in one more token.
+    after keeping it and scaling it down; with ``newline`` every row of the map ends in one more token. ``ends`` more
+    newline tokens follow, after every (views / ends) views: 1 ends the whole.
+
+    A video has ``frames`` sampled frames (a picture 0), each one view of one tile. Its ``map`` is that of one frame
+    pooled by ``stride`` in the mode ``pool``. Every ``slow_every``-th frame has it; those between are pooled by
+    2 * ``stride``.
     """
 
     size: tuple[int, int]
@@ -107,17 +120,23 @@ class Layout:
     map: tuple[int, int]
     newline: bool
     tokens: int
+    ends: int = 0
+    frames: int = 0
+    pool: PoolMode = "bilinear"
+    stride: int = 1
+    slow_every: int = 1
 
     @property
     def views(self) -> int:
         """Number of tiles that go through the tower, the overview included."""
-        return self.cols * self.rows + int(self.overview)
+        return self.frames or self.cols * self.rows + int(self.overview)
 
 
 @dataclass(frozen=True)
 class Features:
     """One encoded sample. ids (T,) int64 with IMAGE at visual tokens, labels (T,) int64 with IGNORE where
-    there is no loss (labels[t] is the token at t, not shifted), tiles (N, 3, S, S) float32, one Layout a picture.
+    there is no loss (labels[t] is the token at t, not shifted), tiles (N, 3, S, S) float32, one Layout a picture or
+    video.
     """
 
     ids: Tensor

@@ -10,7 +10,7 @@ says so.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -88,20 +88,27 @@ class Policy:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Policy:
         """Policy from parsed TOML or JSON (lists for tuples). Raises PumiceError naming an unknown or missing key."""
-        known = [f.name for f in fields(cls)]
-        for key in data:
-            if key not in known:
-                near = get_close_matches(key, known, 1, 0.0)[0]
-                raise PumiceError(f"policy: unknown key {key!r}; the nearest is {near!r} (known: {', '.join(known)})")
-        missing = [name for name in known[:3] if name not in data]
-        if missing:
-            raise PumiceError(f"policy: missing {', '.join(missing)}")
-        values = {key: _tuples(value) for key, value in data.items()}
-        return cls(**values)
+        return cls(**checked_keys(cls, data, "policy"))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict that `from_dict` and any TOML or JSON writer accept; every key is there."""
         return asdict(self)
+
+
+def checked_keys(kind: Any, data: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Arguments of the dataclass `kind` from a parsed table, lists as tuples.
+
+    Raises PumiceError, beginning with `name`, for a key that `kind` doesn't have or a missing one without a default.
+    """
+    known = {field.name: field.default is MISSING for field in fields(kind)}
+    for key in data:
+        if key not in known:
+            near = get_close_matches(key, known, 1, 0.0)[0]
+            raise PumiceError(f"{name}: unknown key {key!r}; the nearest is {near!r} (known: {', '.join(known)})")
+    missing = [key for key, needed in known.items() if needed and key not in data]
+    if missing:
+        raise PumiceError(f"{name}: missing {', '.join(missing)}")
+    return {key: _tuples(value) for key, value in data.items()}
 
 
 def _tuples(value: Any) -> Any:
@@ -116,8 +123,8 @@ def _integers(value: Any, length: int, low: int, high: int) -> bool:
 def layout(size: tuple[int, int], policy: Policy) -> Layout:
     """Tiles and tokens of a picture of (width, height) pixels. Raises PumiceError for a side below 1.
 
-    `tokens` = overview * P * P + h * (w + newline) with (h, w) = map, plus one if `has_end` (one view and newline:
-    577 for NeXT, 730 for OneVision).
+    `tokens` = overview * P * P + h * (w + newline) + ends with (h, w) = map. A policy with `newline` ends one view with
+    one token (577 for NeXT, 730 for OneVision); the rows of its map carry none (`Layout.newline` is False).
     """
     if min(size) < 1:
         raise PumiceError(f"a picture of {size[0]}x{size[1]} pixels; expected at least 1x1")
@@ -138,7 +145,7 @@ def _single(size: tuple[int, int], policy: Policy) -> Layout:
         offset = (min(round((long - w) // 2 * S / long), S - 1), min(round((long - h) // 2 * S / long), S - 1))
     return Layout(
         size=size, tile=S, side=P, cols=1, rows=1, resized=resized, offset=offset, overview=False,
-        keep=(0, P, 0, P), map=(P, P), newline=False, tokens=P * P + policy.newline,
+        keep=(0, P, 0, P), map=(P, P), newline=False, tokens=P * P + policy.newline, ends=int(policy.newline),
     )  # fmt: skip
 
 
@@ -198,16 +205,6 @@ def _unpad(size: tuple[int, int], full: tuple[int, int], rounding: str) -> tuple
     return 0, ch, p, cw - p
 
 
-def has_end(layout: Layout) -> bool:
-    """True where one newline token follows the last visual token: one view of a policy with `newline`.
-
-    The rows of its map carry none (`layout.newline` is False), so that features are merged as: overview (P*P), map
-    rows with their newlines, then this token.
-    """
-    h, w = layout.map
-    return layout.tokens == layout.overview * layout.side**2 + h * (w + layout.newline) + 1
-
-
 def glyph_views(layout: Layout, box: Box) -> list[tuple[int, Box]]:
     """Where a box in picture pixels (after EXIF rotation) lands: [(view index, box in that view's S x S pixels)].
 
@@ -252,6 +249,9 @@ ONEVISION = Policy("anyres", tile=384, side=27, grids=_OV_GRIDS, newline=True, u
 ONEVISION_MULTI = Policy("pad", tile=384, side=27, newline=True, fill=_SIGLIP_MEAN)
 """LLaVA-OneVision, each of several pictures: 730 tokens."""
 
+NEXT_MULTI = Policy("pad", tile=336, side=24, newline=True, fill=_CLIP_MEAN)
+"""LLaVA-NeXT as it was trained, each of several pictures: 577 tokens. transformers' LLaVA-NeXT tiles each of them."""
+
 _ELVA_GRIDS = ((1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2), (3, 3), (3, 4), (4, 3))
 ELVA = Policy("anyres", tile=224, side=7, grids=_ELVA_GRIDS, fill=_CLIP_MEAN)
 """ELVA: 98 to 637 tokens; canvas included, no newline."""
@@ -268,6 +268,7 @@ PRESETS = {
     "NEXT_SIGLIP": NEXT_SIGLIP,
     "ONEVISION": ONEVISION,
     "ONEVISION_MULTI": ONEVISION_MULTI,
+    "NEXT_MULTI": NEXT_MULTI,
     "ELVA": ELVA,
     "POCKET": POCKET,
 }

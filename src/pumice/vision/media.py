@@ -38,7 +38,7 @@ _OTHERS = {
     b"<html": "an HTML page",
     b"PK\x03\x04": "a ZIP archive",
 }
-_KNOWN = {
+SIGNATURES = {
     b"\x89PNG": "PNG",
     b"\xff\xd8\xff": "JPEG",
     b"RIFF": "WebP",
@@ -61,11 +61,24 @@ _TURNS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What a picture may cost. Pillow's own bound of 179 M pixels stays on top of `max_pixels`."""
+    """What a file may cost. Pillow's own bound of 179 M pixels stays on top of `max_pixels`.
+
+    max_pixels, max_side  of a picture or of a frame
+    max_bytes             of a picture, a PDF, and whatever is held in memory
+    max_video_bytes       of a video file on disk
+    max_pages             that are asked about at once
+    max_frames, max_seconds   of a whole video, sampled or not
+    patience              seconds of work on one file, or on one page, before it is given up
+    """
 
     max_pixels: int = 64_000_000
     max_side: int = 32_768
     max_bytes: int = 128 * 2**20
+    max_video_bytes: int = 8 * 2**30
+    max_pages: int = 50
+    max_frames: int = 2_000_000
+    max_seconds: int = 6 * 3600
+    patience: float = 120.0
 
 
 def open_image(reference: Any, limits: Limits | None = None) -> Media:
@@ -77,7 +90,12 @@ def open_image(reference: Any, limits: Limits | None = None) -> Media:
     Any other text is taken for a path: a server must pass the bytes from `read_data_uri` and never a client's text.
     """
     limits = limits or Limits()
-    name, reference = _locate(reference, limits)
+    name, reference = locate(reference, limits)
+    return open_located(name, reference, limits)
+
+
+def open_located(name: str, reference: Any, limits: Limits) -> Media:
+    """Media of a picture that `locate` has found. Raises PumiceError as `open_image` does."""
     with _opened(reference, name, limits) as image:
         size = _turned_size(image)
         if getattr(image, "is_animated", False):
@@ -124,8 +142,11 @@ def read_data_uri(uri: str, limits: Limits | None = None) -> bytes:
         raise PumiceError(f"data URI: not valid base64 ({error}); it may be cut short") from None
 
 
-def _locate(reference: Any, limits: Limits) -> tuple[str, Any]:
-    """(name for messages, path | bytes | PIL image)."""
+def locate(reference: Any, limits: Limits) -> tuple[str, Any]:
+    """(name for messages, path | bytes | PIL image) of anything that may hold a picture, a PDF or a video.
+
+    Standard input and `data:` URIs are read here. Raises PumiceError for a URL and for more bytes than `limits` allow.
+    """
     if isinstance(reference, Image.Image):
         return "PIL image", reference
     if isinstance(reference, bytes | bytearray | memoryview):
@@ -154,7 +175,8 @@ def _bounded(name: str, data: bytes, limits: Limits) -> bytes:
     return data
 
 
-def _check_file(reference: str, name: str, limits: Limits | None) -> None:
+def check_file(reference: str, name: str, max_bytes: int | None) -> None:
+    """Raises PumiceError unless a path is a regular file that isn't empty and has at most `max_bytes`."""
     path = Path(reference)
     if not path.exists():
         raise PumiceError(f"{name}: no such file")
@@ -163,20 +185,33 @@ def _check_file(reference: str, name: str, limits: Limits | None) -> None:
     size = path.stat().st_size
     if not size:
         raise PumiceError(f"{name}: empty (0 bytes); expected a {READABLE} picture")
-    if limits and size > limits.max_bytes:
-        raise PumiceError(f"{name}: {size:,} bytes; at most {limits.max_bytes:,} are read")
+    if max_bytes is not None and size > max_bytes:
+        raise PumiceError(f"{name}: {size:,} bytes; at most {max_bytes:,} are read")
+
+
+def head_of(name: str, source: str | bytes) -> bytes:
+    """The first 1 KB of a file (path) or of its bytes. Raises PumiceError when there is nothing to read."""
+    if isinstance(source, bytes):
+        return source[:1024]
+    try:
+        check_file(source, name, None)
+        with Path(source).open("rb") as file:
+            return file.read(1024)
+    except (OSError, ValueError) as error:  # such as a name too long, or with a NUL
+        raise PumiceError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
 
 
 @contextlib.contextmanager
 def _opened(reference: Any, name: str, limits: Limits | None) -> Iterator[Image.Image]:
     """The PIL image, header read and within the limits; any error of Pillow's inside becomes a PumiceError."""
+    given: Any = reference
     try:
         if isinstance(reference, Image.Image):
             _check_size(reference, name, limits)
             yield reference
             return
         if not isinstance(reference, bytes):
-            _check_file(reference, name, limits)
+            check_file(reference, name, limits.max_bytes if limits else None)
         source = io.BytesIO(reference) if isinstance(reference, bytes) else reference
         with Image.open(source, formats=FORMATS) as image:
             _check_size(image, name, limits)
@@ -184,7 +219,7 @@ def _opened(reference: Any, name: str, limits: Limits | None) -> Iterator[Image.
     except PumiceError:
         raise
     except Image.UnidentifiedImageError:
-        raise PumiceError(f"{name}: {_describe(reference)}") from None
+        raise PumiceError(f"{name}: {_describe(head_of(name, given))}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         reason = str(error).split(",")[0]
         raise PumiceError(f"{name}: too many pixels ({reason}); {_expected(limits)}") from None
@@ -214,20 +249,17 @@ def _check_size(image: Image.Image, name: str, limits: Limits | None) -> None:
         raise PumiceError(f"{name}: {w}x{h} pixels; {_expected(limits)}")
 
 
-def _describe(reference: Any) -> str:
+def _describe(head: bytes) -> str:
     """What a file is that Pillow didn't take for a picture."""
-    if isinstance(reference, bytes):
-        head = reference[:16]
-    else:
-        with Path(reference).open("rb") as file:
-            head = file.read(16)
-    for start, kind in _KNOWN.items():
+    for start, kind in SIGNATURES.items():
         if head.startswith(start):
             return f"damaged or cut short: starts like a {kind} but has no readable header; expected a whole file"
     if head[4:8] == b"ftyp":
         what = "a HEIC, AVIF or MP4 file"
     else:
-        what = next((kind for start, kind in _OTHERS.items() if head.startswith(start)), f"not a picture ({head!r}...)")
+        what = next(
+            (kind for start, kind in _OTHERS.items() if head.startswith(start)), f"not a picture ({head[:16]!r}...)"
+        )
     return f"{what}; expected a {READABLE} picture"
 
 

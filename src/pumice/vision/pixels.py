@@ -1,6 +1,7 @@
-"""From a decoded picture to the views that go through the tower.
+"""From a decoded picture, or frames of a video, to the views that go through the tower.
 
     PIL RGB (w, h) ──resize, paste, cut──> views, each S x S ──/255, mean, std──> (N, 3, S, S) float32
+    frames ──squash or cut, one at a time──> views, each S x S ──/255, mean, std──> (F, 3, S, S) float32
 
 Which views, where and how large is the Layout's business; here are only pixels. Resizing is PIL's bicubic on uint8, as
 in the original LLaVA code and transformers' `*ImageProcessorPil` classes, to the bit.
@@ -17,14 +18,14 @@ from PIL import Image
 from pumice.types import Layout, PumiceError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch import Tensor
 
     from pumice.vision.layout import Policy
 
 BICUBIC = Image.Resampling.BICUBIC
-MAX_PAD = 64_000_000  # pixels of the square that mode "pad" makes
+MAX_PAD = 64_000_000  # pixels of what modes "pad" and "crop" make on the way
 
 
 def views(image: Image.Image, layout: Layout, policy: Policy) -> list[Image.Image]:
@@ -68,8 +69,13 @@ def _pad(image: Image.Image, layout: Layout, fill: tuple[int, int, int]) -> Imag
 
 
 def _crop(image: Image.Image, layout: Layout) -> Image.Image:
-    """Resize and cut in one step: the parts that would be cut off, huge for a thin picture, are never computed."""
+    """Resize, then cut out the middle, as CLIP's own processor does.
+
+    Of a picture so thin that the resized one would be huge, only the middle is computed: a shade different at most.
+    """
     (w, h), (rw, rh), (left, top), S = image.size, layout.resized, layout.offset, layout.tile
+    if rw * rh <= MAX_PAD:
+        return image.resize((rw, rh), BICUBIC).crop((-left, -top, S - left, S - top))
     x, y = -left * w / rw, -top * h / rh
     # min(): float noise may put the far edge of the box beyond the picture, which PIL refuses.
     return image.resize((S, S), BICUBIC, box=(x, y, min(x + S * w / rw, w), min(y + S * h / rh, h)))
@@ -80,10 +86,25 @@ def to_tiles(image: Image.Image, layout: Layout, policy: Policy, mean: Sequence[
 
     Raises PumiceError as `views` does.
     """
-    pixels = np.stack([np.asarray(view) for view in views(image, layout, policy)])  # (N, S, S, 3) uint8
+    return _normalised(views(image, layout, policy), mean, std)
+
+
+def frame_tiles(frames: Iterable[Image.Image], layout: Layout, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalised frames (F, 3, S, S) float32, F = `layout.frames`; each is made small before the next is asked for.
+
+    Raises PumiceError when their number isn't the layout's.
+    """
+    small = [_crop(frame, layout) for frame in frames]
+    if len(small) != layout.frames:
+        raise PumiceError(f"{len(small)} frames; expected {layout.frames} as in their layout")
+    return _normalised(small, mean, std)
+
+
+def _normalised(views: list[Image.Image], mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    pixels = np.stack([np.asarray(view) for view in views])  # (N, S, S, 3) uint8
     # 256 values a channel: a table is faster than arithmetic on every pixel. The order of roundings is transformers'.
     unit = (np.arange(256) * (1 / 255)).astype(np.float32)
-    out = np.empty((len(pixels), 3, layout.tile, layout.tile), np.float32)
+    out = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.float32)
     for c in range(3):
         table = (unit - np.float32(mean[c])) / np.float32(std[c])
         np.take(table, pixels[..., c], out=out[:, c])
