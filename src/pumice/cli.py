@@ -21,8 +21,6 @@ from pumice.talk import HELP, converse
 from pumice.types import PumiceError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from pumice.assistant import Answer, Assistant
 
 MISTAKE = 2
@@ -95,6 +93,7 @@ def _top_parser() -> Parser:
   chat   talk about pictures, answers appear as they are made
   train  train a model as a recipe says
   eval   score a model on the built-in tasks
+  plan   say what a picture costs, before any weight is loaded
 
 examples:
   pumice ask receipt.png "What is the total?"
@@ -196,13 +195,15 @@ def _split_words(words: list[str], more: list[str]) -> tuple[list[str], list[str
     return names, questions
 
 
-def _read_pictures(names: list[str]) -> list[Image.Image]:
-    """All pictures decoded, since a file cut short shows only then."""
-    from pumice.vision.media import decode, open_image
+def _read_pictures(names: list[str]) -> list[Any]:
+    """Pictures decoded, since a file cut short shows only then; pages of PDFs and videos as they were opened."""
+    from pumice.vision.kinds import open_media
+    from pumice.vision.media import decode
 
     if names.count("-") > 1:
         raise PumiceError("standard input (-) can be read only once; name the other pictures' files")
-    return [decode(open_image(name)) for name in names]
+    opened = [media for name in names for media in open_media(name)]
+    return [decode(media) if media.kind == "image" else media for media in opened]
 
 
 def _row(names: list[str], question: str, answer: Answer) -> dict[str, Any]:
@@ -314,11 +315,43 @@ def _eval(args: argparse.Namespace) -> int:
 
 
 Command = tuple[Callable[[str], Parser], Callable[[argparse.Namespace], int]]
+
+
+def _plan_parser(name: str) -> Parser:
+    from pumice.plan.run import size
+
+    parser = _parser(
+        name,
+        "Say what a picture costs before any weight is loaded: tokens, parameters, FLOPs, memory, predicted time.",
+        """
+pumice plan onevision-7b elva-7b --image 1344x896 --device h100
+pumice plan llava-video-7b --video 64 --device a100
+pumice plan path/to/checkpoint --image 640x480 --png plan.png""",
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="a name such as onevision-7b, a folder, or a recipe")
+    parser.add_argument("--image", type=size, metavar="WxH", help="width and height of a picture in pixels")
+    parser.add_argument("--video", type=_positive, default=0, metavar="N", help="sampled frames of a video")
+    parser.add_argument(
+        "--device", metavar="NAME", help="predict times for this device (default: measure this machine)"
+    )
+    parser.add_argument("--json", action="store_true", help="print every number as JSON")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="also draw the tiles and their tokens")
+    return parser
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from pumice.plan import run
+
+    run.main(args.models, args.image, args.video, args.device, args.json, args.png)
+    return 0
+
+
 COMMANDS: dict[str, Command] = {
     "ask": (_ask_parser, _ask),
     "chat": (_chat_parser, _chat),
     "train": (_train_parser, _train),
     "eval": (_eval_parser, _eval),
+    "plan": (_plan_parser, _plan),
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,110 @@
+"""The models of the line by exact name, as plain data.
+
+    MODELS[name] ──> Model(tower, connector, language model, layout, video)
+
+Sizes are those of the published configurations; vocabularies are the base language models' (checkpoints on the hub may
+hold a few padded rows more). OpenELM's blocks follow the rule of its paper (arXiv 2404.14619).
+"""
+
+from __future__ import annotations
+
+from pumice.plan.models import Block, Connector, LanguageModel, Model, Tower
+from pumice.vision.frames import LLAVA_VIDEO_7B, LLAVA_VIDEO_72B, ONEVISION_VIDEO, VideoPolicy
+from pumice.vision.layout import ELVA, LLAVA_15, NEXT_CLIP, ONEVISION, Policy
+
+# LLaVA reads CLIP's features before the last block; the last block of SigLIP is deleted from its checkpoints.
+CLIP_L_336 = Tower("clip", width=1024, layers=24, ffn=4096, tile=336, patch=14, used=23)
+CLIP_L_224 = Tower("clip", width=1024, layers=24, ffn=4096, tile=224, patch=14, used=23)
+CLIP_B_32 = Tower("clip", width=768, layers=12, ffn=3072, tile=224, patch=32, used=11)
+SIGLIP_SO400M = Tower("siglip", width=1152, layers=26, ffn=4304, tile=384, patch=14, used=26)
+
+HUB_TOWERS = {
+    "openai/clip-vit-large-patch14-336": CLIP_L_336,
+    "openai/clip-vit-large-patch14": CLIP_L_224,
+    "openai/clip-vit-base-patch32": CLIP_B_32,
+    "gwkrsrch/elva-encoder-base-patch32": CLIP_B_32,
+    "gwkrsrch2/elva-encoder-base-patch32": CLIP_B_32,
+    "google/siglip-so400m-patch14-384": SIGLIP_SO400M,
+}
+"""Towers that an original checkpoint's `mm_vision_tower` may name."""
+
+
+def uniform(
+    hidden: int, layers: int, heads: int, kv_heads: int, ffn: int, vocab: int, tied: bool = False, qkv: bool = False
+) -> LanguageModel:
+    """A language model whose blocks are all alike."""
+    blocks = (Block(heads, kv_heads, ffn),) * layers
+    return LanguageModel(hidden, hidden // heads, vocab, blocks, tied=tied, qkv_bias=qkv)
+
+
+def openelm(hidden: int, layers: int) -> LanguageModel:
+    """OpenELM: heads grow from half of hidden / 64 to all of it over the layers, MLPs from 0.5 to 4 times hidden."""
+    blocks = []
+    for layer in range(layers):
+        share = layer / (layers - 1)
+        # Rounded to two places first, as the released configurations are; four query heads share a key-value head.
+        heads = divisible(round(0.5 + 0.5 * share, 2) * hidden, 4 * 64) // 64
+        blocks.append(Block(heads, heads // 4, divisible(round(0.5 + 3.5 * share, 2) * hidden, 256)))
+    return LanguageModel(hidden, 64, 32000, tuple(blocks), tied=True, qk_norm=True)
+
+
+def divisible(value: float, divisor: int) -> int:
+    """The multiple of ``divisor`` nearest to ``value``, but not more than a tenth below it."""
+    near = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return near if near >= 0.9 * value else near + divisor
+
+
+VICUNA_7B = uniform(4096, 32, 32, 32, 11008, 32000)
+VICUNA_13B = uniform(5120, 40, 40, 40, 13824, 32000)
+MISTRAL_7B = uniform(4096, 32, 32, 8, 14336, 32000)
+YI_34B = uniform(7168, 60, 56, 8, 20480, 64000)
+LLAMA3_8B = uniform(4096, 32, 32, 8, 14336, 128256)
+QWEN15_72B = uniform(8192, 80, 64, 64, 24576, 152064, qkv=True)
+QWEN15_110B = uniform(8192, 80, 64, 8, 49152, 152064, qkv=True)
+QWEN2_05B = uniform(896, 24, 14, 2, 4864, 151936, tied=True, qkv=True)
+QWEN2_7B = uniform(3584, 28, 28, 4, 18944, 152064, qkv=True)
+QWEN2_72B = uniform(8192, 80, 64, 8, 29568, 152064, qkv=True)
+LLAMA_160M = uniform(768, 12, 12, 12, 3072, 32000)
+TINY_VICUNA = uniform(2048, 22, 32, 4, 5632, 32000)
+PHI3_MINI = uniform(3072, 32, 32, 32, 8192, 32064)
+
+PART_LMS = {"smollm2-135m-instruct": uniform(576, 30, 9, 3, 1536, 49152, tied=True)}
+"""Language models that a recipe names as a pretrained part (pocket/parts.py)."""
+
+PART_TOWERS = {"dinov2-small-14": Tower("dinov2", width=384, layers=12, ffn=1536, tile=518, patch=14, used=12)}
+"""Towers that a recipe names as a pretrained part; the recipe sets tile and blocks."""
+
+
+def _line(
+    prefix: str,
+    tower: Tower,
+    policy: Policy,
+    lms: dict[str, LanguageModel],
+    newline: bool = True,
+    video: VideoPolicy | None = None,
+) -> dict[str, Model]:
+    return {
+        f"{prefix}-{size}": Model(f"{prefix}-{size}", tower, Connector(), lm, policy, newline, video)
+        for size, lm in lms.items()
+    }
+
+
+_NEXT = {
+    "vicuna-7b": VICUNA_7B, "vicuna-13b": VICUNA_13B, "mistral-7b": MISTRAL_7B, "34b": YI_34B,
+    "llama3-8b": LLAMA3_8B, "72b": QWEN15_72B, "110b": QWEN15_110B,
+}  # fmt: skip
+_ELVA = {
+    "160m": LLAMA_160M, "270m": openelm(1280, 16), "450m": openelm(1536, 20), "1.1b": openelm(2048, 28),
+    "tiny-vicuna-1.1b": TINY_VICUNA, "3.8b": PHI3_MINI, "7b": VICUNA_7B, "13b": VICUNA_13B,
+}  # fmt: skip
+_QWEN2 = {"0.5b": QWEN2_05B, "7b": QWEN2_7B, "72b": QWEN2_72B}
+
+MODELS: dict[str, Model] = {
+    **_line("llava-1.5", CLIP_L_336, LLAVA_15, {"7b": VICUNA_7B, "13b": VICUNA_13B}, newline=False),
+    **_line("llava-next", CLIP_L_336, NEXT_CLIP, _NEXT),
+    **_line("onevision", SIGLIP_SO400M, ONEVISION, _QWEN2, video=ONEVISION_VIDEO),
+    **_line("llava-video", SIGLIP_SO400M, ONEVISION, {"7b": QWEN2_7B}, video=LLAVA_VIDEO_7B),
+    **_line("llava-video", SIGLIP_SO400M, ONEVISION, {"72b": QWEN2_72B}, video=LLAVA_VIDEO_72B),
+    **_line("elva", CLIP_B_32, ELVA, _ELVA, newline=False),
+}  # fmt: skip
+"""Every model but ``pocket``, whose sizes are read from the recipe that it ships with."""
