@@ -31,7 +31,7 @@ def main() -> None:
     for picture in options.pictures:
         batch = pack([encode(to_sample(question_messages(picture, "?")), assistant.processor)])
         with torch.inference_mode():
-            tokens = model.visual(model.project(model.tower(batch.tiles)), batch.layouts)
+            tokens = model.visual(model.tower(batch.tiles), batch.layouts)
             nearest = (tokens @ table.T).argmax(-1).tolist()
         placed = batch.layouts[0]
         mean = tokens.mean(0)

@@ -20,14 +20,22 @@ __all__ = ["Answer", "Assistant", "PumiceError", "__version__", "load"]
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-def load(name: str = "pocket", dtype: str = "auto", device: str = "auto") -> Assistant:
-    """Open an assistant: "pocket", or the folder of a training run.
+def load(
+    name: str = "pocket",
+    dtype: str = "auto",
+    device: str = "auto",
+    tower: str | None = None,
+    template: str | None = None,
+) -> Assistant:
+    """Open an assistant: "pocket", the folder of a training run, or a folder with a checkpoint of the line.
 
-    ``dtype`` auto is bfloat16 where the hardware multiplies it fast, else float32; ``device`` auto is the first GPU,
-    else the CPU.
+    Checkpoints are llava-hf's (LLaVA-1.5, NeXT, NeXT-Video, OneVision) or the originals' own; which one is read from
+    the folder's content. ``dtype`` auto is bfloat16 where the hardware multiplies it fast, else float32; ``device``
+    auto is the first GPU, else the CPU. ``tower`` is the folder of the vision tower, for checkpoints that leave it out
+    (LLaVA-1.5's originals). ``template`` is a name of pumice.chat.TEMPLATES, instead of the checkpoint's own.
 
     Raises:
-        PumiceError: unknown name, dtype or device, or weights that can't be read.
+        PumiceError: unknown name, dtype, device or template, or weights that can't be read.
     """
     from pathlib import Path
 
@@ -50,8 +58,13 @@ def load(name: str = "pocket", dtype: str = "auto", device: str = "auto") -> Ass
         return load_assistant(
             load_recipe(folder / "recipe.toml").model, folder / "delta.safetensors", chosen, place, name
         )
+    if (folder / "config.json").is_file():
+        from pumice.formats.opening import open_checkpoint
+
+        return open_checkpoint(folder, chosen, place, Path(tower).expanduser() if tower else None, template)
     raise PumiceError(
-        f"unknown model {name!r}; expected 'pocket' or a training run's folder (recipe.toml, delta.safetensors)"
+        f"unknown model {name!r}; expected 'pocket', a training run's folder (recipe.toml, delta.safetensors), "
+        "or a checkpoint's folder (config.json)"
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pumice.model import attention  # registers the "pumice" attention with transformers
-from pumice.model.connectors import MlpConnector
+from pumice.model.connectors import MlpConnector, pool
 from pumice.model.merge import merge_views
 from pumice.model.towers import Tower
 from pumice.types import IGNORE, IMAGE, Batch, Layout, PumiceError
@@ -22,38 +22,44 @@ from pumice.types import IGNORE, IMAGE, Batch, Layout, PumiceError
 class AssistantModel(nn.Module):
     """A visual assistant's torch module.
 
-    ``lm`` is a transformers causal LM; ``newline`` (H,) the learned row separator. The names of the parts (tower,
+    ``lm`` is a transformers causal LM; ``newline`` (H,) the learned row separator. With ``pool_first`` a video's frames
+    are pooled before the connector (LLaVA-NeXT-Video), else after it. The names of the parts (tower,
     connector, newline, lm) are the keys of learning rates in a recipe and the prefixes of checkpoint keys.
     """
 
     tower: Tower
     connector: MlpConnector
 
-    def __init__(self, tower: Tower, connector: MlpConnector, lm: Any) -> None:
+    def __init__(self, tower: Tower, connector: MlpConnector, lm: Any, pool_first: bool = False) -> None:
         super().__init__()
         self.tower = tower
         self.connector = connector
         self.newline = nn.Parameter(torch.zeros(lm.config.hidden_size))
         self.lm = lm
+        self.pool_first = pool_first
         lm.set_attn_implementation(attention.NAME)
 
     @property
     def device(self) -> torch.device:
         return self.newline.device
 
-    def project(self, features: Tensor) -> Tensor:
-        """Patch features (N, side^2, C) to visual tokens (N, P^2, H)."""
-        return self.connector(features)
-
-    def visual(self, projected: Tensor, layouts: Sequence[Layout]) -> Tensor:
-        """Visual tokens of all pictures in reading order, (sum of layout.tokens, H), from projected views."""
+    def visual(self, features: Tensor, layouts: Sequence[Layout]) -> Tensor:
+        """Visual tokens of all media in reading order, (layout.tokens summed, H), from features (N, side^2, C)."""
         if not layouts:
-            return projected.new_zeros(0, self.newline.shape[0])
-        views = projected.split([placed.views for placed in layouts])
+            return features.new_zeros(0, self.newline.shape[0])
+        counts = [placed.views for placed in layouts]
+        if self.pool_first and any(placed.frames for placed in layouts):
+            views = [self._pooled_first(f, placed) for f, placed in zip(features.split(counts), layouts, strict=True)]
+        else:
+            views = self.connector(features).split(counts)
         return torch.cat([merge_views(v, placed, self.newline) for v, placed in zip(views, layouts, strict=True)])
 
-    def embed(self, batch: Batch, projected: Tensor | None = None) -> Tensor:
-        """Input embeddings (T, H); ``projected`` (N, P^2, H) spares the tower when it is already known.
+    def _pooled_first(self, features: Tensor, placed: Layout) -> Tensor:
+        """Projected views of one picture, or of one video whose frames are pooled before the connector."""
+        return self.connector(pool(features, placed.pool, placed.stride) if placed.frames else features)
+
+    def embed(self, batch: Batch, visual: Tensor | None = None) -> Tensor:
+        """Input embeddings (T, H); ``visual`` (tokens, H), all visual tokens, spares the tower where they are known.
 
         Raises:
             PumiceError: visual tokens in ``ids`` and in ``layouts`` differ in number, or tiles do.
@@ -69,10 +75,9 @@ class AssistantModel(nn.Module):
         embedded = table(batch.ids.clamp(min=0))
         if not batch.layouts:
             return embedded
-        if projected is None:
-            projected = self.project(self.tower(batch.tiles.to(self.newline.dtype)))
-        tokens = self.visual(projected, batch.layouts).to(embedded.dtype)
-        return embedded.masked_scatter(places[:, None], tokens)
+        if visual is None:
+            visual = self.visual(self.tower(batch.tiles.to(self.newline.dtype)), batch.layouts)
+        return embedded.masked_scatter(places[:, None], visual.to(embedded.dtype))
 
     def hidden(self, batch: Batch, embedded: Tensor | None = None) -> Tensor:
         """Last hidden states (T, H), each document attending to itself only."""

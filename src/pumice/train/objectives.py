@@ -69,7 +69,7 @@ def read(learner: Learner, batch: Batch) -> list[Term]:
 def align(learner: Learner, batch: Batch) -> list[Term]:
     """Each visual token names the LM tokens drawn under it, with the reading loss beside it when weighted."""
     features = learner.model.tower(batch.tiles)
-    visual = learner.model.visual(learner.model.project(features), batch.layouts)
+    visual = learner.model.visual(features, batch.layouts)
     return [_align_term(learner, batch, visual, 1.0), *_read_beside(learner, batch, features)]
 
 
@@ -80,15 +80,14 @@ def answer(learner: Learner, batch: Batch) -> list[Term]:
     """
     model = learner.model
     features = model.tower(batch.tiles)
-    projected = model.project(features)
-    asked, embedded = select_asked(batch, model.embed(batch, projected))
+    visual = model.visual(features, batch.layouts)
+    asked, embedded = select_asked(batch, model.embed(batch, visual))
     rows, targets = supervised_rows(asked)
     logits = model.lm.lm_head(model.hidden(asked, embedded)[rows]).float()
     loss = F.cross_entropy(logits, targets, reduction="sum")
     right = int((logits.argmax(-1) == targets).sum())
     terms = [Term("answer", loss, torch.tensor(float(targets.numel())), 1.0, right, targets.numel())]
     if learner.align_weight:
-        visual = model.visual(projected, batch.layouts)
         terms.append(_align_term(learner, batch, visual, learner.align_weight))
     return terms + _read_beside(learner, batch, features)
 

@@ -1,0 +1,201 @@
+"""Opening a checkpoint of the line: any of its published forms, to an Assistant.
+
+    folder ──describe──> tower, connector, language model ──read_folder, to_own──> weights in place ──> Assistant
+
+Every weight is accounted for: what is missing, unknown or of another shape is listed in one error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pumice.assistant import Assistant
+from pumice.chat import Template, get_template
+from pumice.chat_jinja import JinjaTemplate
+from pumice.encode import Processor
+from pumice.formats.describe import Description, describe
+from pumice.formats.keys import left_out, recognise, to_own
+from pumice.formats.shards import read_folder
+from pumice.model.assistant import AssistantModel
+from pumice.model.build import auto_dtype
+from pumice.model.connectors import MlpConnector
+from pumice.model.towers import tower_class
+from pumice.types import PumiceError
+
+
+def open_checkpoint(
+    folder: Path,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    tower: Path | None = None,
+    template: str | None = None,
+) -> Assistant:
+    """The assistant in a folder. ``tower`` and ``template`` as in `pumice.load`.
+
+    Raises:
+        PumiceError: a form that isn't known, or weights that don't fit the config: all of them are listed.
+    """
+    description = describe(folder)
+    model = build(description, own_names(read_folder(folder), folder), dtype or auto_dtype(device), tower, folder)
+    return Assistant(model.to(device), make_processor(folder, description, template), folder.name)
+
+
+def own_names(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """The tensors under the assistant's own names.
+
+    Raises:
+        PumiceError: names of no known form.
+    """
+    try:
+        form = recognise(tensors)
+    except PumiceError as error:
+        raise PumiceError(f"{folder}: {error}") from None
+    own = {name: to_own(name, form) for name in tensors if not left_out(name)}
+    strange = [name for name, mine in own.items() if mine is None]
+    if strange:
+        raise PumiceError(f"{folder}: {len(strange)} weights that the {form} form doesn't have: {_some(strange)}")
+    return {mine: tensors[name] for name, mine in own.items() if mine is not None}
+
+
+def build(
+    description: Description, state: Mapping[str, Tensor], dtype: torch.dtype, tower: Path | None, where: Path
+) -> AssistantModel:
+    """The model with its weights.
+
+    Raises:
+        PumiceError: missing, unknown or misshapen weights; a tower that isn't in the checkpoint.
+    """
+    parts: dict[str, dict[str, Tensor]] = {"tower": {}, "connector": {}, "newline": {}, "lm": {}}
+    for name, value in state.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    try:
+        seeing = _tower(description, parts["tower"], tower)
+        speaking = _lm(description.lm, parts["lm"], dtype)
+        connector = _connector(description, parts["connector"], seeing.width, description.lm.hidden_size)
+    except PumiceError as error:
+        raise PumiceError(f"{where}: {error}") from None
+    model = AssistantModel(seeing, connector, speaking, pool_first=description.pool_first)
+    newline = parts["newline"].get("")
+    if newline is not None:
+        if newline.shape != model.newline.shape:
+            raise PumiceError(f"{where}: newline has {newline.numel()} values, expected {model.newline.numel()}")
+        model.newline = nn.Parameter(newline)
+    elif description.policy.newline:
+        raise PumiceError(f"{where}: the layout has newline tokens, but the weights have no image_newline")
+    return model.to(dtype)
+
+
+def _tower(description: Description, state: dict[str, Tensor], folder: Path | None) -> Any:
+    kind = tower_class(description.tower_type)
+    fields, tile = description.tower, description.sizes.tower.tile
+    if state:
+        weights = {name.removeprefix("model."): value for name, value in state.items()}
+        return kind(fields, tile, description.layers, weights)
+    if folder is None:
+        raise PumiceError(
+            "the checkpoint has no tower (LLaVA-1.5's originals leave it in its own repository): "
+            "pass its folder as tower="
+        )
+    return kind.from_folder(folder, tile, description.layers)
+
+
+def _connector(description: Description, state: dict[str, Tensor], width: int, hidden: int) -> MlpConnector:
+    connector = MlpConnector(width, hidden, depth=description.sizes.connector.depth)
+    own = connector.state_dict()
+    wrong = sorted(own.keys() ^ state.keys()) + [
+        name for name in own.keys() & state.keys() if own[name].shape != state[name].shape
+    ]
+    if wrong:
+        raise PumiceError(f"connector weights that are missing, unknown or of another shape: {_some(wrong)}")
+    connector.load_state_dict(state, assign=True)
+    return connector
+
+
+def _lm(config: Any, state: dict[str, Tensor], dtype: torch.dtype) -> Any:
+    """The language model. transformers builds it without memory, places the weights and ties what is tied."""
+    from transformers import AutoModelForCausalLM
+
+    from pumice.model.backbones import quiet
+
+    kind: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    with quiet():
+        try:
+            model, report = kind.from_pretrained(
+                None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise PumiceError(f"the language model doesn't load: {' '.join(str(error).split())[:400]}") from None
+    wrong = {what: sorted(report[f"{what}_keys"]) for what in ("missing", "unexpected")}
+    if any(wrong.values()):
+        listed = "; ".join(f"{what}: {_some(names)}" for what, names in wrong.items() if names)
+        raise PumiceError(f"the language model's weights don't fit its config; {listed}")
+    return model
+
+
+def make_processor(folder: Path, description: Description, template: str | None = None) -> Processor:
+    """Tokenizer, chat template (the checkpoint's own if none is named), layouts and pixel statistics.
+
+    Raises:
+        PumiceError: no tokenizer, or no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise PumiceError(f"{folder}: no tokenizer that can be read ({' '.join(str(error).split())[:200]})") from None
+    return Processor(
+        tokenizer=tokenizer,
+        template=get_template(template) if template else find_template(folder, description, tokenizer),
+        policy=description.policy,
+        mean=description.mean,
+        std=description.std,
+        max_tokens=description.lm.max_position_embeddings,
+        several=description.several,
+        video=description.video,
+    )
+
+
+def find_template(folder: Path, description: Description, tokenizer: Any) -> Template | JinjaTemplate:
+    """The folder's own chat template: a file of its own, its processor's, or its tokenizer's.
+
+    Originals have none: theirs follows from the type of the language model and the marks that the tokenizer knows.
+
+    Raises:
+        PumiceError: there is none.
+    """
+    if description.form == "original":
+        return original_template(description, tokenizer)
+    if (folder / "chat_template.jinja").is_file():
+        return JinjaTemplate((folder / "chat_template.jinja").read_text(encoding="utf-8"), tokenizer)
+    for name in ("chat_template.json", "processor_config.json"):
+        if (folder / name).is_file():
+            source = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
+            if source:
+                return JinjaTemplate(source, tokenizer)
+    if tokenizer.chat_template:
+        return JinjaTemplate(tokenizer.chat_template, tokenizer)
+    raise PumiceError(f"{folder}: no chat template; pass one of pumice.chat.TEMPLATES as template=")
+
+
+def original_template(description: Description, tokenizer: Any) -> Template:
+    """The conversation format that the originals trained a kind of language model with."""
+    known = tokenizer.get_vocab()
+    for mark, name in (("<|start_header_id|>", "llava_llama_3"), ("<|im_start|>", "chatml_direct")):
+        if description.lm.model_type == "llama" and mark in known:
+            return get_template(name)
+    names = {"llama": "v1", "openelm": "v1", "mistral": "mistral_instruct", "qwen2": "qwen_1_5", "phi3": "phi3"}
+    if description.lm.model_type not in names:
+        raise PumiceError(f"no conversation format is known for {description.lm.model_type}; pass template=")
+    return get_template(names[description.lm.model_type])
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,283 @@
+"""Checkpoints of the line opened here give transformers' numbers; broken ones say what is wrong."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hf_models import FAMILIES, make_model, make_processor, make_tokenizer, noise, save_folder
+from safetensors.torch import load_file, save_file
+
+import pumice
+from pumice.types import PumiceError
+
+SIZES = [
+    (1, 1), (30, 2000), (2000, 30), (57, 55), (56, 56), (100, 100), (337, 335), (988, 1207), (1207, 988), (4000, 500),
+    (500, 4000), (112, 56), (56, 112), (113, 113), (640, 480), (480, 640), (200, 90), (90, 200), (1, 300), (300, 1),
+]  # fmt: skip
+SEVERAL = [
+    [(80, 60), (60, 80)],
+    [(1, 1), (200, 100), (33, 44)], [(56, 56)] * 4, [(300, 20), (20, 300), (90, 90), (5, 7), (64, 64)],
+]  # fmt: skip
+TEXTS = ("What is it?", "line\none, two: <three> & \u00e9", "?")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Any:
+    """Folder of a family, its transformers model and processor; made once."""
+
+    @cache
+    def made(family: str) -> tuple[Path, Any, Any]:
+        tokenizer = make_tokenizer()
+        folder = tmp_path_factory.mktemp(family)
+        model = make_model(family, tokenizer)
+        save_folder(folder, family, tokenizer, model)
+        return folder, model, make_processor(family, tokenizer)
+
+    return made
+
+
+def conversation(pictures: list[Any], text: str) -> list[dict[str, Any]]:
+    """A question about pictures, an answer, and a second question."""
+    content = [{"type": "image", "image": picture} for picture in pictures]
+    return [
+        {"role": "user", "content": [*content, {"type": "text", "text": text}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "Yes."}]},
+        {"role": "user", "content": [{"type": "text", "text": "Why?"}]},
+    ]
+
+
+@torch.no_grad()
+def reference(model: Any, processor: Any, messages: list[dict[str, Any]], pictures: list[Any]) -> torch.Tensor:
+    """transformers' logits (T, V)."""
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    # OneVision takes a flat list for one picture a conversation, a nested one for several in it.
+    onevision = "Onevision" in type(processor.image_processor).__name__
+    images = [pictures] if len(pictures) > 1 and onevision else pictures
+    inputs = processor(images=images or None, text=[text], return_tensors="pt")
+    return model(**inputs).logits[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_those_of_transformers(folders, family):
+    folder, model, processor = folders(family)
+    assistant = pumice.load(str(folder), dtype="float32")
+    cases = [[size] for size in SIZES] + SEVERAL + [[]]
+    for number, sizes in enumerate(cases):
+        pictures = [noise(number * 10 + i, size) for i, size in enumerate(sizes)]
+        messages = conversation(pictures, TEXTS[number % len(TEXTS)])
+        expected, found = reference(model, processor, messages, pictures), assistant.logits(messages)
+        assert found.shape == expected.shape, sizes
+        assert (found - expected).abs().max() < 1e-4 * expected.abs().max().clamp(min=1.0), sizes
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_answers_are_those_of_transformers(folders, family):
+    folder, model, processor = folders(family)
+    assistant = pumice.load(str(folder), dtype="float32")
+    for number, size in enumerate([(90, 60), (30, 400), (200, 200)]):
+        picture = noise(number, size)
+        messages = conversation([picture], "Describe it.")
+        text = processor.apply_chat_template(messages, add_generation_prompt=True)
+        inputs = processor(images=[picture], text=[text], return_tensors="pt")
+        with torch.no_grad():
+            ids = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        answer = assistant.chat(messages, max_tokens=12)
+        assert answer.text == processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+LAYOUTS = {
+    "as transformers 5 writes it": lambda name: name,
+    "as llava-hf published it": lambda name: name.replace("vision_tower.", "vision_tower.vision_model.", 1),
+    "as the modules of transformers are called": lambda name: (
+        name.removeprefix("language_model.")
+        if name.startswith("language_model.lm_head")
+        else "model." + name.replace("language_model.model.", "language_model.", 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_published_layout_of_names_is_read(folders, layout, tmp_path):
+    folder, *_ = folders("next")
+    for path in folder.iterdir():
+        if path.suffix != ".safetensors":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = load_file(folder / "model.safetensors")
+    renamed = {LAYOUTS[layout](name): value for name, value in weights.items()}
+    assert renamed.keys() == weights.keys() or not layout.startswith("as transformers")
+    save_file(renamed, tmp_path / "model.safetensors")
+    messages = conversation([noise(1, (90, 130))], "?")
+    expected = pumice.load(str(folder), dtype="float32").logits(messages)
+    assert torch.equal(pumice.load(str(tmp_path), dtype="float32").logits(messages), expected)
+
+
+def shards(folder: Path, suffix: str) -> None:
+    """Cut the folder's single file in two, with an index."""
+    weights = load_file(folder / "model.safetensors")
+    names = sorted(weights)
+    base = "model" if suffix == "safetensors" else "pytorch_model"
+    placed = {}
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        path = folder / f"{base}-{number:05}-of-00002.{suffix}"
+        tensors = {name: weights[name] for name in part}
+        save_file(tensors, path) if suffix == "safetensors" else torch.save(tensors, path)
+        placed |= dict.fromkeys(part, path.name)
+    (folder / f"{base}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.fixture
+def copy(folders, tmp_path) -> Path:
+    """A folder of its own to break."""
+    folder, *_ = folders("next")
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_shards_are_put_together(folders, copy, suffix):
+    messages = conversation([noise(1, (90, 130))], "?")
+    expected = pumice.load(str(copy), dtype="float32").logits(messages)
+    shards(copy, suffix)
+    assert torch.equal(pumice.load(str(copy), dtype="float32").logits(messages), expected)
+
+
+def change(folder: Path, edit: Any) -> None:
+    weights = load_file(folder / "model.safetensors")
+    edit(weights)
+    save_file(weights, folder / "model.safetensors")
+
+
+CONNECTOR = "multi_modal_projector.linear_1.weight"
+FAULTS = {
+    "a weight is missing": (
+        lambda w: w.pop("language_model.model.layers.1.mlp.up_proj.weight"),
+        r"missing: model.layers.1.mlp.up_proj.weight",
+    ),
+    "a weight has another shape": (lambda w: w.update({CONNECTOR: w[CONNECTOR][:5]}), "another shape: layers.0.weight"),
+    "a weight is unknown": (lambda w: w.update({"extra.weight": torch.zeros(2)}), "form doesn't have: extra.weight"),
+    "no newline": (lambda w: w.pop("image_newline"), "have no image_newline"),
+    "no connector": (lambda w: [w.pop(n) for n in list(w) if "projector" in n], "no connector among"),
+    "a tower's weight is missing": (
+        lambda w: w.pop("vision_tower.encoder.layers.1.mlp.fc1.weight"),
+        r"missing: encoder.layers.1.mlp.fc1.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_weights_that_do_not_fit_are_named(copy, fault):
+    edit, message = FAULTS[fault]
+    change(copy, edit)
+    with pytest.raises(PumiceError, match=message):
+        pumice.load(str(copy), dtype="float32")
+
+
+def test_files_that_cannot_be_trusted_are_refused(copy):
+    weights = copy / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PumiceError, match=r"model.safetensors: not readable"):
+        pumice.load(str(copy))
+    weights.unlink()
+    with pytest.raises(PumiceError, match=r"no weights; expected model.safetensors"):
+        pumice.load(str(copy))
+    torch.save({"run": print}, copy / "pytorch_model.bin")
+    with pytest.raises(PumiceError, match=r"pytorch_model.bin: "):
+        pumice.load(str(copy))
+    (copy / "pytorch_model.bin").unlink()
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../x.safetensors"}}))
+    with pytest.raises(PumiceError, match=r"names files that aren't beside it: ../x.safetensors"):
+        pumice.load(str(copy))
+    (copy / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(PumiceError, match="model_type = 'bert'; expected one of"):
+        pumice.load(str(copy))
+
+
+ORIGINAL = [
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("multi_modal_projector.linear_1.", "model.mm_projector.0."),
+    ("multi_modal_projector.linear_2.", "model.mm_projector.2."),
+    ("image_newline", "model.image_newline"),
+    ("vision_tower.", "model.vision_tower.vision_tower.vision_model."),
+]
+
+
+def write_original(folder: Path, source: Path, family: str, with_tower: bool) -> Path:
+    """The folder's model as the original repositories write it, and its tower as a folder of its own."""
+    config = json.loads((source / "config.json").read_text())
+    tower = folder / "tower"
+    tower.mkdir()
+    (tower / "config.json").write_text(json.dumps(config["vision_config"]))
+    weights = load_file(source / "model.safetensors")
+    prefix = "vision_tower."
+    save_file(
+        {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)},
+        tower / "model.safetensors",
+    )
+    kind = {"mistral": "llava_mistral", "qwen2": "llava_qwen"}.get(config["text_config"]["model_type"], "llava_llama")
+    layout = {
+        "llava": {"image_aspect_ratio": "pad", "mm_patch_merge_type": "flat"},
+        "next": {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"},
+        "onevision": {"image_aspect_ratio": "anyres_max_9", "mm_patch_merge_type": "spatial_unpad"},
+    }[family.removesuffix("-mistral")]
+    grids = {"image_grid_pinpoints": config["image_grid_pinpoints"]} if "image_grid_pinpoints" in config else {}
+    mm = {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2, "mm_vision_tower": str(tower)}
+    fields = {**config["text_config"], "model_type": kind, **layout, **grids, **mm}
+    (folder / "config.json").write_text(json.dumps(fields))
+    renamed = {}
+    for name, value in weights.items():
+        theirs, ours = next((a, b) for a, b in ORIGINAL if name.startswith(a))
+        if with_tower or theirs != prefix:
+            renamed[ours + name.removeprefix(theirs)] = value
+    renamed["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(4)  # old checkpoints store it
+    save_file(renamed, folder / "model.safetensors")
+    for path in source.glob("tokenizer*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return tower
+
+
+@pytest.mark.parametrize("family", ["llava", "next", "next-mistral"])
+@pytest.mark.parametrize("with_tower", [True, False])
+def test_an_original_checkpoint_gives_the_logits_of_its_hf_form(folders, tmp_path, family, with_tower):
+    source, *_ = folders(family)
+    tower = write_original(tmp_path, source, family, with_tower)
+    if not with_tower:
+        with pytest.raises(PumiceError, match=r"has no tower .* pass its folder as tower="):
+            pumice.load(str(tmp_path), dtype="float32", template="chatml")
+    opened = pumice.load(str(tmp_path), dtype="float32", tower=str(tower), template="chatml")
+    published = pumice.load(str(source), dtype="float32")
+    # (56, 56) fits every layout in the same way; where both forms differ is in the layout's own tests.
+    messages = conversation([noise(3, (112, 112))], "What is it?")
+    found, expected = opened.logits(messages), published.logits(messages)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 1e-4
+
+
+def test_originals_have_the_conversation_format_of_their_language_model(folders, tmp_path):
+    for family, name in (("next", "llava_llama_3"), ("next-mistral", "mistral_instruct")):
+        folder = tmp_path / family
+        folder.mkdir()
+        write_original(folder, folders(family)[0], family, True)
+        assert pumice.load(str(folder), dtype="float32").processor.template.name == name
+
+
+def test_tied_embeddings_survive(tmp_path):
+    tokenizer = make_tokenizer()
+    model = make_model("onevision", tokenizer, tied=True)
+    save_folder(tmp_path, "onevision", tokenizer, model)
+    assert not any("lm_head" in name for name in load_file(tmp_path / "model.safetensors"))
+    assistant = pumice.load(str(tmp_path), dtype="float32")
+    lm = assistant.model.lm
+    assert lm.lm_head.weight.data_ptr() == lm.get_input_embeddings().weight.data_ptr()
+    picture = noise(1, (90, 60))
+    messages = conversation([picture], "?")
+    expected = reference(model, make_processor("onevision", tokenizer), messages, [picture])
+    assert (assistant.logits(messages) - expected).abs().max() < 1e-4 * max(1.0, float(expected.abs().max()))
