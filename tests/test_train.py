@@ -272,7 +272,7 @@ from pathlib import Path
 from pumice.train.dense import DenseHead
 from pumice.train.loop import Run, run_stage
 from pumice.train.objectives import Learner
-from pumice.train.parallel import join_world
+from pumice.train.parallel import join_world, leave_world
 tokenizer = conftest.tokenizer.__wrapped__()
 processor = conftest.processor.__wrapped__(tokenizer, conftest.policy.__wrapped__())
 test_train.render_small(MonkeyPatch())
@@ -290,6 +290,7 @@ run.stop = lambda: len(sys.argv) > 3
 run_stage(run, test_train.stage(batch=4, dense_weight=0.5), step, done[-1] if done else None)
 if world.main:
     torch.save([p.detach() for p in model.parameters()], sys.argv[2])
+leave_world(world)
 """
 
 

@@ -43,6 +43,13 @@ def join_world() -> World:
     return World(dist.get_rank(), size)
 
 
+def leave_world(world: World) -> None:
+    """Leave the group together: a worker that ends while another still talks to it may abort."""
+    if world.size > 1 and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def sum_counts(counts: Sequence[Tensor], world: World) -> list[float]:
     """Each count summed over the workers."""
     stacked = torch.stack([count.detach().double().to(world.device) for count in counts])

@@ -25,7 +25,7 @@ from pumice.train.dense import DenseHead
 from pumice.train.loop import Run, run_stage
 from pumice.train.lora import add_lora, has_lora, lora_pairs, set_lora_pairs
 from pumice.train.objectives import Learner
-from pumice.train.parallel import World, join_world
+from pumice.train.parallel import World, join_world, leave_world
 from pumice.types import PumiceError
 
 
@@ -41,7 +41,9 @@ def main(recipe_path: str, overrides: Sequence[str], out: Path, workers: int) ->
         return
     # One thread a worker: two single-threaded workers beat one with two threads when the machine is shared.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(1, workers)))
-    train(recipe, out, join_world())
+    world = join_world()
+    train(recipe, out, world)
+    leave_world(world)
 
 
 def _spawn(workers: int) -> None:

@@ -170,9 +170,7 @@ def _grid(rng: random.Random, split: Split, rows: int, columns: int) -> Grid:
     while len(names) < rows:
         names[label(rng, split)] = None
     body = tuple((name, *(make(rng, split) for _, make in kept)) for name in names)
-    numeric = tuple(
-        all(re.fullmatch(r"-?\d+(\.\d+)?", cell) for cell in column) for column in zip(*body, strict=True)
-    )
+    numeric = tuple(all(re.fullmatch(r"-?\d+(\.\d+)?", cell) for cell in column) for column in zip(*body, strict=True))
     return Grid(
         rng.choice(titles.split(",")), key, (key.capitalize(), *(name for name, _ in kept)), body, (False, *numeric[1:])
     )
