@@ -1,4 +1,4 @@
-"""The ``pumice`` command: ask and chat about pictures, train, evaluate.
+"""The ``pumice`` command: ask and chat about pictures, train, evaluate, plan, export.
 
     argv ──COMMANDS──> arguments ──check──> (only now torch is imported) ──> text or JSON on stdout
 
@@ -15,8 +15,10 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from pumice.cli_checkpoints import export_command, export_parser, plan_command, plan_parser
+from pumice.cli_parser import Parser, make_parser, positive
 from pumice.talk import HELP, converse
 from pumice.types import PumiceError
 
@@ -26,13 +28,6 @@ if TYPE_CHECKING:
 MISTAKE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 PIPE_CLOSED = 141  # 128 + SIGPIPE
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are a PumiceError: one line, like every other mistake."""
-
-    def error(self, message: str) -> NoReturn:
-        raise PumiceError(f"{message} (see {self.prog} --help)")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,11 +84,12 @@ def _top_parser() -> Parser:
         usage="pumice COMMAND ...",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""commands:
-  ask    ask questions about pictures, print the answers
-  chat   talk about pictures, answers appear as they are made
-  train  train a model as a recipe says
-  eval   score a model on the built-in tasks
-  plan   say what a picture costs, before any weight is loaded
+  ask     ask questions about pictures, print the answers
+  chat    talk about pictures, answers appear as they are made
+  train   train a model as a recipe says
+  eval    score a model on the built-in tasks
+  plan    say what a picture costs, before any weight is loaded
+  export  write a checkpoint in another published form
 
 examples:
   pumice ask receipt.png "What is the total?"
@@ -107,29 +103,11 @@ PUMICE_DEBUG=1 shows where an error came from.""",
     return top
 
 
-def _parser(name: str, description: str, examples: str, usage: str | None = None) -> Parser:
-    """An empty parser of one command. ``examples`` are shown at the end of its help."""
-    lines = "\n".join(f"  {line}" for line in examples.strip().splitlines())
-    return Parser(
-        prog=f"pumice {name}",
-        usage=usage,
-        description=description,
-        epilog=f"examples:\n{lines}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, not {text!r}")
-    return int(text)
-
-
 def _add_model(parser: Parser, max_tokens: int) -> None:
     parser.add_argument("--model", default="pocket", help="a model's name or folder (default: %(default)s)")
     parser.add_argument(
         "--max-tokens",
-        type=_positive,
+        type=positive,
         default=max_tokens,
         metavar="N",
         help="longest answer in tokens (default: %(default)s)",
@@ -140,7 +118,7 @@ def _add_model(parser: Parser, max_tokens: int) -> None:
 
 
 def _ask_parser(name: str) -> Parser:
-    parser = _parser(
+    parser = make_parser(
         name,
         "Ask questions about one picture, or about several at once. Prints the answers alone.",
         """
@@ -228,7 +206,7 @@ def _load(model: str) -> Assistant:
 
 
 def _chat_parser(name: str) -> Parser:
-    parser = _parser(
+    parser = make_parser(
         name,
         "Talk about pictures. Answers appear as they are made, and earlier questions are remembered.\n\n" + HELP,
         """
@@ -251,7 +229,7 @@ def _chat(args: argparse.Namespace) -> int:
 
 
 def _train_parser(name: str) -> Parser:
-    parser = _parser(
+    parser = make_parser(
         name,
         "Train a model as a recipe (a TOML file) says. Stopped, the same command goes on from the last checkpoint.",
         """
@@ -265,7 +243,7 @@ pumice train recipes/pocket.toml --out runs/pocket --resume""",
         "--out", type=Path, metavar="DIR", help="folder of the run (default: runs/ and the recipe's name)"
     )
     parser.add_argument("--resume", action="store_true", help="start nothing new: an error unless DIR holds a run")
-    parser.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument("--workers", type=positive, default=1, metavar="N", help="processes (default: %(default)s)")
     return parser
 
 
@@ -283,7 +261,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _eval_parser(name: str) -> Parser:
-    parser = _parser(
+    parser = make_parser(
         name,
         "Score a model on the built-in tasks: rendered pages and pictures that no model was trained on.",
         """
@@ -293,7 +271,7 @@ pumice eval runs/pocket --json scores.json --html scores.html""",
     )
     parser.add_argument("model", metavar="MODEL", help="a model's name or folder")
     parser.add_argument("--tasks", metavar="A,B", help="only these tasks or groups of tasks (default: all)")
-    parser.add_argument("-n", type=_positive, default=200, metavar="N", help="questions a task (default: %(default)s)")
+    parser.add_argument("-n", type=positive, default=200, metavar="N", help="questions a task (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with pictures and answers")
     return parser
@@ -317,41 +295,13 @@ def _eval(args: argparse.Namespace) -> int:
 Command = tuple[Callable[[str], Parser], Callable[[argparse.Namespace], int]]
 
 
-def _plan_parser(name: str) -> Parser:
-    from pumice.plan.run import size
-
-    parser = _parser(
-        name,
-        "Say what a picture costs before any weight is loaded: tokens, parameters, FLOPs, memory, predicted time.",
-        """
-pumice plan onevision-7b elva-7b --image 1344x896 --device h100
-pumice plan llava-video-7b --video 64 --device a100
-pumice plan path/to/checkpoint --image 640x480 --png plan.png""",
-    )
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="a name such as onevision-7b, a folder, or a recipe")
-    parser.add_argument("--image", type=size, metavar="WxH", help="width and height of a picture in pixels")
-    parser.add_argument("--video", type=_positive, default=0, metavar="N", help="sampled frames of a video")
-    parser.add_argument(
-        "--device", metavar="NAME", help="predict times for this device (default: measure this machine)"
-    )
-    parser.add_argument("--json", action="store_true", help="print every number as JSON")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="also draw the tiles and their tokens")
-    return parser
-
-
-def _plan(args: argparse.Namespace) -> int:
-    from pumice.plan import run
-
-    run.main(args.models, args.image, args.video, args.device, args.json, args.png)
-    return 0
-
-
 COMMANDS: dict[str, Command] = {
     "ask": (_ask_parser, _ask),
     "chat": (_chat_parser, _chat),
     "train": (_train_parser, _train),
     "eval": (_eval_parser, _eval),
-    "plan": (_plan_parser, _plan),
+    "plan": (plan_parser, plan_command),
+    "export": (export_parser, export_command),
 }
 
 if __name__ == "__main__":
