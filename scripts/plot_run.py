@@ -1,8 +1,9 @@
-"""Learning curves of a training run as a picture.
+"""Learning curves of training runs as a picture, and what they took.
 
     python scripts/plot_run.py runs/pocket docs/figures/pocket-curves.png
 
-One panel a stage: held-out accuracies of each loss term where they were measured, and the training figures behind them.
+Several runs, one begun from the other's weights, may be given in their order. One panel a stage: held-out accuracies of
+each loss term where they were measured, and the training figures behind them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
@@ -20,19 +22,39 @@ TERMS = {"read": "characters of each patch", "align": "LM tokens under each visu
 COLOURS = {"read": "tab:blue", "align": "tab:orange", "answer": "tab:green"}
 
 
+def read_stages(run: Path) -> dict[str, list[dict[str, Any]]]:
+    """Rows of each stage in the order of their steps.
+
+    A resumed run repeats the steps since its last checkpoint: the later row of a step counts.
+    """
+    rows = [json.loads(line) for line in (run / "log-0.jsonl").read_text().splitlines()]
+    table = {(row["stage"], row["step"]): row for row in rows}
+    stages: dict[str, list[dict[str, Any]]] = {row["stage"]: [] for row in rows}
+    for stage, step in sorted(table):
+        stages[stage].append(table[stage, step])
+    return stages
+
+
+def print_totals(run: Path, stage: str, rows: list[dict[str, Any]]) -> None:
+    """Pictures and wall time of a stage; time between the last checkpoint and a stop is not in it."""
+    steps = [row["step"] for row in rows]
+    counts = [after - before for before, after in zip([0, *steps], steps, strict=False)]
+    counts[0] = min(counts[0], counts[-1])  # a log may begin after the first step
+    hours = sum(row["step_s"] * count for row, count in zip(rows, counts, strict=True)) / 3600
+    held = {key: value for row in rows for key, value in row.items() if key.startswith("heldout_")}
+    print(f"{run.name} {stage}: {rows[-1]['pictures']} pictures, {hours:.2f} h of wall time, at the end {held}")
+
+
 def main() -> None:
-    """Read the run's log and write the figure."""
+    """Read the runs' logs, print their totals and write the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("figure", type=Path)
     options = parser.parse_args()
-    rows = [json.loads(line) for line in (options.run / "log-0.jsonl").read_text().splitlines()]
-    # A resumed run repeats the steps since its last checkpoint: the later row of a step counts.
-    table = {(row["stage"], row["step"]): row for row in rows}
-    stages = list(dict.fromkeys(row["stage"] for row in rows))
-    figure, panels = plt.subplots(1, len(stages), figsize=(5 * len(stages), 3.6), sharey=True, squeeze=False)
-    for panel, stage in zip(panels[0], stages, strict=True):
-        here = sorted((row for (name, _), row in table.items() if name == stage), key=lambda row: row["step"])
+    found = [(run, stage, rows) for run in options.runs for stage, rows in read_stages(run).items()]
+    figure, panels = plt.subplots(1, len(found), figsize=(5 * len(found), 3.6), sharey=True, squeeze=False)
+    for panel, (run, stage, here) in zip(panels[0], found, strict=True):
+        print_totals(run, stage, here)
         for term, label in TERMS.items():
             seen = [(row["pictures"], row[f"{term}_accuracy"]) for row in here if f"{term}_accuracy" in row]
             held = [(row["pictures"], row[key]) for row in here if (key := f"heldout_{term}_accuracy") in row]
