@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
+import pumice
 from pumice.config import LoraConfig, Stage
 from pumice.model.weights import apply_delta, pack_delta, save_delta
 from pumice.train import checkpoint as checkpoints
@@ -315,3 +316,35 @@ def test_two_workers_learn_what_one_learns_and_one_goes_on(tmp_path):
     assert [path.name for path in (tmp_path / "changed/checkpoints").iterdir()] == ["answer-00000001"]
     changed = work(1, "changed")  # one worker goes on with what two began
     assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(alone, changed, strict=True))
+
+
+@pytest.mark.slow
+def test_the_command_trains_with_two_workers_and_goes_on(tmp_path):
+    import subprocess
+    import sys
+
+    from pumice.pocket.parts import PARTS, cache_dir, verify
+
+    if not all(verify(cache_dir() / name) for name in PARTS):
+        pytest.skip("the pocket model's parts are not in the cache; make demo fetches them")
+    recipe = Path(__file__).parents[1] / "recipes" / "tiny.toml"
+    command = [
+        sys.executable,
+        "-m",
+        "pumice.cli",
+        "train",
+        str(recipe),
+        "--workers",
+        "2",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    fast = ["stages.align=false", "stages.read.data={lines = 1.0}", "stages.answer=false"]
+    done = subprocess.run([*command, *fast], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len((tmp_path / "run/log-1.jsonl").read_text().splitlines()) == 3
+    assert pumice.load(str(tmp_path / "run")).model.tower.side == 16
+    again = subprocess.run([*command, *fast, "stages.read.steps=4", "--resume"], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-2000:]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run/log-0.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
