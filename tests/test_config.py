@@ -11,7 +11,8 @@ import pytest
 
 from pumice.config import LoraConfig, digest, load_recipe, resolved
 from pumice.types import PumiceError
-from pumice.vision.layout import POCKET
+from pumice.vision.frames import VIDEO_PRESETS
+from pumice.vision.layout import POCKET, PRESETS
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -76,6 +77,29 @@ def test_false_drops_a_table_of_the_base(write):
 def test_layout_is_a_preset_with_some_keys_changed(write):
     recipe = load_recipe(write(wide='base = "pocket.toml"\n[model.layout]\ngrids = [[1, 1], [3, 1]]'))
     assert recipe.model.layout == replace(POCKET, grids=((1, 1), (3, 1)))
+
+
+def test_layouts_of_several_pictures_and_of_videos():
+    siglip = ["model.tower.tile=384", "model.layout.preset=ONEVISION", "model.several.preset=ONEVISION_MULTI"]
+    recipe = load_recipe(RECIPES / "pocket.toml", [*siglip, "model.video={preset = 'ONEVISION_VIDEO', frames = 8}"])
+    assert recipe.model.several == PRESETS["ONEVISION_MULTI"]
+    assert recipe.model.video == replace(VIDEO_PRESETS["ONEVISION_VIDEO"], frames=8)
+    assert load_recipe(RECIPES / "pocket.toml").model.several is None
+    for override, message in (
+        ("model.several.preset=ONEVISION_MULTI", r"model.several: tiles of 384 pixels and 27 tokens.*\(224, 8\)"),
+        ("model.video={tile = 224, side = 8, frame = 3}", r"model.video.frame: unknown key; the nearest is 'frames'"),
+        ("model.video.preset=POCKET", r"model.video.preset: expected one of ONEVISION_VIDEO"),
+        ("model.video={tile = 224, side = 8, pool = 'mean'}", r"model.video: pool = 'mean'; expected one of bilinear"),
+    ):
+        with pytest.raises(PumiceError, match=message):
+            load_recipe(RECIPES / "pocket.toml", [override])
+
+
+def test_resolved_recipes_with_every_layout_are_read_back(tmp_path):
+    video = "model.video={tile = 224, side = 8, newline = 'grid'}"
+    recipe = load_recipe(RECIPES / "pocket.toml", ["model.several={preset = 'POCKET', newline = false}", video])
+    (tmp_path / "again.toml").write_text(resolved(recipe))
+    assert load_recipe(tmp_path / "again.toml") == recipe
 
 
 def test_overrides():

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 from pumice import toml
 from pumice.toml import Count, Keys, Positive, Rate, Share, Whole
 from pumice.types import PumiceError
+from pumice.vision.frames import VIDEO_PRESETS, VideoPolicy
 from pumice.vision.layout import PRESETS, Policy
 
 Module = Literal["tower", "connector", "newline", "lm", "head"]
@@ -59,8 +60,9 @@ class ConnectorConfig:
 class ModelConfig:
     """The assistant's parts. ``lm`` is the name of a pretrained part or a folder; ``template`` its chat format.
 
-    In TOML ``layout`` is ``preset = "POCKET"`` (a name of vision.layout.PRESETS), keys of a Policy, or a preset with
-    some keys changed.
+    ``layout`` is that of one picture, ``several`` of each of several pictures (by default the same), ``video`` of
+    videos. In TOML each is ``preset = "POCKET"`` (a name of vision.layout.PRESETS, or of vision.frames.VIDEO_PRESETS),
+    keys of a Policy or VideoPolicy, or a preset with some keys changed.
     """
 
     lm: str
@@ -68,6 +70,8 @@ class ModelConfig:
     layout: Policy
     connector: ConnectorConfig = field(default_factory=ConnectorConfig)
     template: str = "chatml"
+    several: Policy | None = None
+    video: VideoPolicy | None = None
 
 
 @dataclass(frozen=True)
@@ -153,14 +157,21 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return _RecipeReader(str(path), origins).recipe(data)
 
 
+LAYOUTS: dict[Any, tuple[dict[str, Any], str]] = {
+    Policy: (PRESETS, "policy"),
+    VideoPolicy: (VIDEO_PRESETS, "video policy"),
+}
+"""Presets of each kind of layout, and how its errors begin."""
+
+
 class _RecipeReader(toml.Reader):
     """Adds what a recipe's types don't say: stages by name, presets of layouts, and values that must agree."""
 
     def value(self, hint: Any, value: Any, key: toml.Key, extra: Any = None) -> Any:
         if hint == tuple[Stage, ...]:
             return self.stages(value, key)
-        if hint is Policy and isinstance(value, dict):
-            return self.policy(value, key)
+        if hint in LAYOUTS and isinstance(value, dict):
+            return self.layout(hint, value, key)
         return super().value(hint, value, key, extra)
 
     def recipe(self, data: dict[str, Any]) -> Recipe:
@@ -168,6 +179,12 @@ class _RecipeReader(toml.Reader):
         if recipe.model.layout.tile != recipe.model.tower.tile:
             sides = f"{recipe.model.layout.tile} pixels; the tower's tiles have {recipe.model.tower.tile}"
             raise self.error(("model", "layout", "tile"), sides)
+        whole = (recipe.model.layout.tile, recipe.model.layout.side)
+        for name in ("several", "video"):
+            other = getattr(recipe.model, name)
+            if other is not None and (other.tile, other.side) != whole:
+                found = f"tiles of {other.tile} pixels and {other.side} tokens a side, model.layout's have {whole}"
+                raise self.error(("model", name), found)
         return recipe
 
     def stages(self, data: Any, key: toml.Key) -> tuple[Stage, ...]:
@@ -190,18 +207,18 @@ class _RecipeReader(toml.Reader):
             raise self.error((*key, "lora"), "lr.lm is 0: set it above 0, or lora = false")
         return stage
 
-    def policy(self, data: dict[str, Any], key: toml.Key) -> Policy:
+    def layout(self, kind: type[Policy] | type[VideoPolicy], data: dict[str, Any], key: toml.Key) -> Any:
         """A preset, the keys of a policy, or a preset with some keys changed."""
-        names = ["preset", *(f.name for f in fields(Policy))]
-        self.known(data, names, key)
+        presets, name = LAYOUTS[kind]
+        self.known(data, ["preset", *(f.name for f in fields(kind))], key)
         preset = data.get("preset")
-        if preset is not None and (not isinstance(preset, str) or preset not in PRESETS):
-            raise self.error((*key, "preset"), f"expected one of {', '.join(PRESETS)}, found {toml.shown(preset)}")
-        start = PRESETS[preset].to_dict() if preset else {}
+        if preset is not None and (not isinstance(preset, str) or preset not in presets):
+            raise self.error((*key, "preset"), f"expected one of {', '.join(presets)}, found {toml.shown(preset)}")
+        start = presets[preset].to_dict() if preset else {}
         try:
-            return Policy.from_dict({**start, **{k: v for k, v in data.items() if k != "preset"}})
+            return kind.from_dict({**start, **{k: v for k, v in data.items() if k != "preset"}})
         except PumiceError as error:
-            raise self.error(key, str(error).removeprefix("policy: ")) from error
+            raise self.error(key, str(error).removeprefix(f"{name}: ")) from error
 
 
 def resolved(recipe: Recipe) -> str:

@@ -89,4 +89,6 @@ def build_processor(config: ModelConfig) -> Processor:
         mean=pixels.mean,
         std=pixels.std,
         max_tokens=AutoConfig.from_pretrained(folder).max_position_embeddings,
+        several=config.several,
+        video=config.video,
     )
