@@ -51,6 +51,14 @@ def test_the_picture_changes_what_is_likely(pocket):
     assert 0.5 * float((first_word("cherry.png") - first_word("chart.png")).abs().sum()) > 0.005
 
 
+def test_pages_are_read(pocket):
+    asked = {("receipt.png", "Date?"): "2011/11/22", ("table.png", "What is the Votes of Fleury?"): "57"}
+    for (name, question), truth in asked.items():
+        assert pocket.ask(DEMO / "pictures" / name, question).text == truth
+    swapped = pocket.ask(DEMO / "pictures" / "form.png", "Date?").text
+    assert swapped != "2011/11/22"
+
+
 def test_the_smollm2_template_is_the_tokenizers_own(pocket):
     processor = dataclasses.replace(pocket.processor, template=get_template("smollm2"))
     turns = (Turn("user", ("What is 2 + 2?\n",)), Turn("assistant", ("4.",)), Turn("user", (" And 3?",)))
