@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pumice.chat import get_template
 from pumice.encode import Processor
 from pumice.model.assistant import AssistantModel
 from pumice.model.connectors import MlpConnector, init_connector
 from pumice.model.towers import Dinov2Tower
+from pumice.templates import get_template
 from pumice.types import Media, Sample, Turn
 from pumice.vision.layout import Policy
 

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import picture
 
-from pumice.chat import TEMPLATES, check_marks, get_template, own_start, spans, supervise_everywhere
+from pumice.chat import check_marks, own_start, spans, supervise_everywhere
 from pumice.encode import Processor, encode, join, tokenize
+from pumice.templates import TEMPLATES, get_template
 from pumice.types import IGNORE, IMAGE, Media, PumiceError, Sample, Turn
 
 SIZE = (30, 30)

@@ -17,9 +17,10 @@ from test_pdf import pdf
 from test_video import film
 
 from pumice.assistant import Assistant, question_messages, to_sample
-from pumice.chat import TEMPLATES, get_template, spans
+from pumice.chat import spans
 from pumice.data.batch import pack
 from pumice.encode import count_tokens, encode, tokenize
+from pumice.templates import TEMPLATES, get_template
 from pumice.types import IGNORE, IMAGE, Media, PumiceError, Sample, Turn
 from pumice.vision.frames import LLAVA_VIDEO_7B, ONEVISION_VIDEO, VideoPolicy
 from pumice.vision.kinds import open_media

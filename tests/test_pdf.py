@@ -129,7 +129,7 @@ def test_texts_that_are_no_paths():
         "a\0b",
         "",
         "#1",
-        "/root/#1-2",
+        "/usr/#1-2",
         "https://example.com/a.pdf#1",
     ):
         with pytest.raises(PumiceError) as caught:

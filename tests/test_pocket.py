@@ -10,9 +10,9 @@ import pytest
 
 import pumice
 from pumice.assistant import Assistant, question_messages
-from pumice.chat import get_template
 from pumice.encode import encode
 from pumice.pocket.parts import LM, WEIGHTS, get_part
+from pumice.templates import get_template
 from pumice.types import PumiceError, Sample, Turn
 
 DEMO = Path(__file__).parents[1] / "demo"

@@ -32,7 +32,7 @@ def load(
     Checkpoints are llava-hf's (LLaVA-1.5, NeXT, NeXT-Video, OneVision) or the originals' own; which one is read from
     the folder's content. ``dtype`` auto is bfloat16 where the hardware multiplies it fast, else float32; ``device``
     auto is the first GPU, else the CPU. ``tower`` is the folder of the vision tower, for checkpoints that leave it out
-    (LLaVA-1.5's originals). ``template`` is a name of pumice.chat.TEMPLATES, instead of the checkpoint's own.
+    (LLaVA-1.5's originals). ``template`` is a name of pumice.templates.TEMPLATES, instead of the checkpoint's own.
 
     Raises:
         PumiceError: unknown name, dtype, device or template, or weights that can't be read.

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pumice.chat import OwnTemplate, Span, Template, own_start, spans, supervise_everywhere
+from pumice.chat import OwnTemplate, Span, own_start, spans, supervise_everywhere
+from pumice.templates import Template
 from pumice.types import IGNORE, IMAGE, Features, Layout, Media, PumiceError, Sample, Turn
 from pumice.vision.frames import VideoPolicy, default_video, instruction, sample_indices, video_layout
 from pumice.vision.layout import Policy, layout

@@ -20,7 +20,6 @@ from pumice.plan.models import Model
 from pumice.plan.original import ORIGINAL_CLASSES, ORIGINAL_TYPES, local_tower
 from pumice.plan.section import Section, read_section
 from pumice.types import PumiceError
-from pumice.vision.frames import VideoPolicy
 from pumice.vision.layout import NEXT_MULTI, ONEVISION_MULTI, Policy
 
 Form = Literal["hf", "original"]
@@ -37,7 +36,6 @@ class Description:
 
     ``sizes`` are `pumice plan`'s; ``layers`` the tower's blocks that the connector sees, counted from 1; ``lm`` a
     transformers config; ``several`` the policy of each of several pictures, None where it is that of one.
-    ``pool_first``: frames are pooled before the connector (LLaVA-NeXT-Video).
     """
 
     form: Form
@@ -48,8 +46,6 @@ class Description:
     lm: Any
     policy: Policy
     several: Policy | None
-    video: VideoPolicy | None
-    pool_first: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -76,8 +72,6 @@ def describe(folder: Path) -> Description:
         lm=_lm_config(section, original),
         policy=policy,
         several=several,
-        video=sizes.video,
-        pool_first=sizes.pools_features,
         mean=_triple(pixels, "image_mean", TOWERS[tower_type].pixels.mean),
         std=_triple(pixels, "image_std", TOWERS[tower_type].pixels.std),
     )

@@ -123,8 +123,9 @@ def _original_layout(description: Description) -> dict[str, Any]:
     if policy.grids:
         # The same pairs that transformers reads as (height, width) are (width, height) there.
         fields["image_grid_pinpoints"] = [[a * policy.tile, b * policy.tile] for a, b in policy.grids]
-    if description.video is not None and not description.pool_first:
-        fields |= {"mm_newline_position": description.video.newline, "mm_spatial_pool_mode": description.video.pool}
+    video = description.sizes.video
+    if video is not None and not description.sizes.pool_first:
+        fields |= {"mm_newline_position": video.newline, "mm_spatial_pool_mode": video.pool}
     return fields
 
 

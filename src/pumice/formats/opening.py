@@ -7,7 +7,6 @@ Every weight is accounted for: what is missing, unknown or of another shape is l
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from pumice.assistant import Assistant
-from pumice.chat import Template, get_template
 from pumice.chat_jinja import JinjaTemplate
 from pumice.encode import Processor
 from pumice.formats.describe import Description, describe
@@ -26,6 +24,8 @@ from pumice.model.assistant import AssistantModel
 from pumice.model.build import auto_dtype
 from pumice.model.connectors import MlpConnector
 from pumice.model.towers import tower_class
+from pumice.plan.section import read_section
+from pumice.templates import Template, get_template
 from pumice.types import PumiceError
 
 
@@ -81,7 +81,7 @@ def build(
         connector = _connector(description, parts["connector"], seeing.width, description.lm.hidden_size)
     except PumiceError as error:
         raise PumiceError(f"{where}: {error}") from None
-    model = AssistantModel(seeing, connector, speaking, pool_first=description.pool_first)
+    model = AssistantModel(seeing, connector, speaking, pool_first=description.sizes.pool_first)
     newline = parts["newline"].get("")
     if newline is not None:
         if newline.shape != model.newline.shape:
@@ -159,7 +159,7 @@ def make_processor(folder: Path, description: Description, template: str | None 
         std=description.std,
         max_tokens=description.lm.max_position_embeddings,
         several=description.several,
-        video=description.video,
+        video=description.sizes.video,
     )
 
 
@@ -177,12 +177,12 @@ def find_template(folder: Path, description: Description, tokenizer: Any) -> Tem
         return JinjaTemplate((folder / "chat_template.jinja").read_text(encoding="utf-8"), tokenizer)
     for name in ("chat_template.json", "processor_config.json"):
         if (folder / name).is_file():
-            source = json.loads((folder / name).read_text(encoding="utf-8")).get("chat_template")
+            source = read_section(folder / name).values.get("chat_template")
             if source:
                 return JinjaTemplate(source, tokenizer)
     if tokenizer.chat_template:
         return JinjaTemplate(tokenizer.chat_template, tokenizer)
-    raise PumiceError(f"{folder}: no chat template; pass one of pumice.chat.TEMPLATES as template=")
+    raise PumiceError(f"{folder}: no chat template; pass one of pumice.templates.TEMPLATES as template=")
 
 
 def original_template(description: Description, tokenizer: Any) -> Template:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pumice.chat import check_marks, get_template
+from pumice.chat import check_marks
 from pumice.config import ModelConfig, TowerConfig
 from pumice.encode import Processor
 from pumice.model import openelm  # noqa: F401 (registers OpenELM with transformers)
@@ -18,6 +18,7 @@ from pumice.model.assistant import AssistantModel
 from pumice.model.connectors import CONNECTORS, init_connector
 from pumice.model.towers import Tower, tower_class
 from pumice.pocket.parts import PARTS, get_part
+from pumice.templates import get_template
 from pumice.types import PumiceError
 
 

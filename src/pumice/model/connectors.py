@@ -9,15 +9,13 @@ the tower's features. Pictures of the same model aren't, so that pooling isn't a
 from __future__ import annotations
 
 from math import isqrt
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pumice.types import PumiceError
-
-PoolMode = Literal["bilinear", "average", "max"]
+from pumice.types import PoolMode, PumiceError
+from pumice.vision.frames import pooled_side
 
 
 def space_to_depth(features: Tensor, factor: int) -> Tensor:
@@ -60,21 +58,6 @@ class MlpConnector(nn.Module):
 
 
 CONNECTORS: dict[str, type[MlpConnector]] = {"mlp": MlpConnector}
-
-
-def pooled_side(side: int, mode: PoolMode, stride: int) -> int:
-    """Tokens Q per side after `pool` of P = ``side``: bilinear rounds P / stride up, average and max round it down.
-
-    Raises:
-        PumiceError: an unknown mode, a stride below 1, or nothing left.
-    """
-    if mode not in get_args(PoolMode):
-        raise PumiceError(f"unknown pooling {mode!r}; known: {', '.join(get_args(PoolMode))}")
-    most = side if mode != "bilinear" else None
-    if stride < 1 or (most is not None and stride > most):
-        limit = f" to {most}" if most is not None else ""
-        raise PumiceError(f"{mode} pooling of {side} tokens a side: expected a stride from 1{limit}, found {stride}")
-    return -(-side // stride) if mode == "bilinear" else side // stride
 
 
 def pool(views: Tensor, mode: PoolMode, stride: int) -> Tensor:

@@ -89,6 +89,7 @@ class Tower(nn.Module):
         if not self.normed:
             setattr(self.model, self.norm, nn.Identity())
         self.train()  # as any new module is; transformers leaves loaded ones in eval mode
+        self._prepare()
 
     @property
     def width(self) -> int:
@@ -125,6 +126,9 @@ class Tower(nn.Module):
             if number in layers:
                 found.append(norm(hidden)[:, self.prefix :])
         return torch.cat(found, dim=-1)
+
+    def _prepare(self) -> None:
+        """What a tower makes once, from its config."""
 
     def _embed(self, tiles: Tensor) -> Tensor:
         """What goes into the first block, (N, prefix + side^2, C)."""
@@ -219,17 +223,10 @@ class Dinov3Tower(Tower):
     # Pretraining shifts and scales the coordinates at random; here training and use see the same positions.
     settings: ClassVar = {"pos_embed_shift": None, "pos_embed_jitter": None, "pos_embed_rescale": None}
 
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        tile: int,
-        layers: tuple[int, ...] = (),
-        state: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        super().__init__(config, tile, layers, state)
+    def _prepare(self) -> None:
         self.prefix = 1 + self.config.num_register_tokens
         # Made once, in fp32: a tower cast to bf16 would round the frequencies before the angles are taken.
-        cos, sin = self.model.rope_embeddings(torch.zeros(1, 3, tile, tile))
+        cos, sin = self.model.rope_embeddings(torch.zeros(1, 3, self.tile, self.tile))
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 

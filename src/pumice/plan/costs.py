@@ -75,7 +75,7 @@ def costs(model: Model, image: tuple[int, int] | None, frames: int, dtype: str) 
     views, tokens = sum(part.views for part in both), sum(part.tokens for part in both)
     unmerged = views * model.policy.side**2
     connected = unmerged
-    if video and model.pools_features:
+    if video and model.pool_first:
         connected -= frames * (model.policy.side**2 - video.map[0] * video.map[1])
     in_tower, lm = tower_parameters(model.tower), lm_parameters(model.lm)
     in_connector = connector_parameters(model) + model.newline * model.lm.hidden

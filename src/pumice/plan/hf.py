@@ -54,7 +54,7 @@ def read_hf(name: str, section: Section, kind: str) -> Model:
     bias = section.values.get("multimodal_projector_bias", True) is True
     return Model(
         name, tower, Connector(bias=bias), language_model(text, default_lm), _policy(section, tower, kind),
-        newline=kind != "llava", video=_video(section, tower, kind), pools_features=kind == "llava_next_video",
+        newline=kind != "llava", video=_video(section, tower, kind), pool_first=kind == "llava_next_video",
     )  # fmt: skip
 
 

@@ -84,7 +84,7 @@ class LanguageModel:
 class Model:
     """A visual assistant's sizes. ``newline`` is the learned vector that ends rows.
 
-    ``video`` is None for a model that was never trained on videos. ``pools_features`` pools frames before the
+    ``video`` is None for a model that was never trained on videos. ``pool_first`` pools frames before the
     connector, which then sees fewer tokens (LLaVA-NeXT-Video).
 
     Raises:
@@ -98,7 +98,7 @@ class Model:
     policy: Policy
     newline: bool = False
     video: VideoPolicy | None = None
-    pools_features: bool = False
+    pool_first: bool = False
 
     def __post_init__(self) -> None:
         if self.policy.tile != self.tower.tile or self.tower.side % self.policy.side:

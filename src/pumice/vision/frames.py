@@ -9,7 +9,7 @@ those of LLaVA-OneVision, LLaVA-NeXT-Video and LLaVA-Video as their published co
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -73,8 +73,7 @@ class VideoPolicy:
             if type(getattr(self, name)) is not bool:
                 raise PumiceError(f"video policy: {name} = {getattr(self, name)!r}; expected true or false")
         widest = self.stride * (2 if self.slow_every > 1 else 1)
-        if pooled_side(self.side, self.pool, widest) < 1:
-            raise PumiceError(f"video policy: stride {self.stride} leaves nothing of {self.side} tokens a side")
+        pooled_side(self.side, self.pool, widest)  # raises where nothing is left
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> VideoPolicy:
@@ -86,9 +85,21 @@ class VideoPolicy:
         return asdict(self)
 
 
-def pooled_side(side: int, pool: PoolMode, stride: int) -> int:
-    """Q, tokens a side of a map of `side` tokens after `model.connectors.pool`, which needs torch."""
-    return -(-side // stride) if pool == "bilinear" else side // stride
+def pooled_side(side: int, mode: PoolMode, stride: int) -> int:
+    """Tokens Q per side of a map of P = ``side`` after `model.connectors.pool`.
+
+    bilinear rounds P / stride up, average and max round it down.
+
+    Raises:
+        PumiceError: an unknown mode, a stride below 1, or nothing left.
+    """
+    if mode not in get_args(PoolMode):
+        raise PumiceError(f"unknown pooling {mode!r}; known: {', '.join(get_args(PoolMode))}")
+    most = side if mode != "bilinear" else None
+    if stride < 1 or (most is not None and stride > most):
+        limit = f" to {most}" if most is not None else ""
+        raise PumiceError(f"{mode} pooling of {side} tokens a side: expected a stride from 1{limit}, found {stride}")
+    return -(-side // stride) if mode == "bilinear" else side // stride
 
 
 def sample_indices(frames: int, fps: float, policy: VideoPolicy) -> list[int]:
