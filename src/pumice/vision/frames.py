@@ -73,7 +73,10 @@ class VideoPolicy:
             if type(getattr(self, name)) is not bool:
                 raise PumiceError(f"video policy: {name} = {getattr(self, name)!r}; expected true or false")
         widest = self.stride * (2 if self.slow_every > 1 else 1)
-        pooled_side(self.side, self.pool, widest)  # raises where nothing is left
+        try:
+            pooled_side(self.side, self.pool, widest)
+        except PumiceError as error:
+            raise PumiceError(f"video policy: stride {self.stride}: {error}") from None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> VideoPolicy:
