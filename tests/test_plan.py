@@ -15,17 +15,18 @@ from PIL import Image
 from test_layout import GOLDEN
 from torch.utils.flop_counter import FlopCounterMode
 
+from pumice.formats.published import CLIP_B_32, CLIP_L_336, SIGLIP_SO400M
+from pumice.formats.section import LM_DEFAULTS, Section, language_model
+from pumice.formats.sizes import Tower
 from pumice.plan import costs as count
 from pumice.plan import run
 from pumice.plan.costs import costs
 from pumice.plan.devices import BANDWIDTH_EFFICIENCY, COMPUTE_EFFICIENCY, DEVICES, calibrate, fits, predict
 from pumice.plan.drawing import CANVAS, draw, map_lines, tile_part
 from pumice.plan.find import find_model
-from pumice.plan.known import CLIP_B_32, CLIP_L_336, MODELS, SIGLIP_SO400M
-from pumice.plan.models import Tower
+from pumice.plan.known import MODELS
 from pumice.plan.pen import WIDTH
 from pumice.plan.report import binary, scaled, seconds, weights
-from pumice.plan.section import LM_DEFAULTS, Section, language_model
 from pumice.types import PumiceError
 from pumice.vision.frames import ONEVISION_VIDEO
 from pumice.vision.layout import ELVA, LLAVA_15, NEXT_CLIP, NEXT_SIGLIP, ONEVISION, POCKET, layout

@@ -2,7 +2,7 @@
 
     config.json, preprocessor_config.json ──> Description: tower, connector, language model, layouts, pixels
 
-Sizes, grids and their order come from the same reading as `pumice plan`'s; here are the parts that only a running model
+Sizes, grids and their order come from `configs`, as for `pumice plan`; here are the parts that only a running model
 needs. A folder is known by what its config holds, never by its name.
 """
 
@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pumice.formats.config_hf import CLIP_L, HF_TYPES, SIGLIP_SO
+from pumice.formats.config_original import ORIGINAL_CLASSES, ORIGINAL_TYPES, local_tower
+from pumice.formats.configs import read_config
+from pumice.formats.published import HUB_TOWERS
+from pumice.formats.section import Section, read_section
+from pumice.formats.sizes import Model
 from pumice.model.towers import TOWERS
-from pumice.plan.find import read_config
-from pumice.plan.hf import CLIP_L, HF_TYPES, SIGLIP_SO
-from pumice.plan.known import HUB_TOWERS
-from pumice.plan.models import Model
-from pumice.plan.original import ORIGINAL_CLASSES, ORIGINAL_TYPES, local_tower
-from pumice.plan.section import Section, read_section
 from pumice.types import PumiceError
 from pumice.vision.layout import NEXT_MULTI, ONEVISION_MULTI, Policy
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from pumice.formats.describe import Description, describe
 from pumice.formats.keys import to_form
 from pumice.formats.opening import own_names
+from pumice.formats.published import HUB_TOWERS
+from pumice.formats.section import read_section
 from pumice.formats.shards import read_folder
-from pumice.plan.known import HUB_TOWERS
-from pumice.plan.section import read_section
 from pumice.types import PumiceError
 
 Target = Literal["hf", "original"]

@@ -19,12 +19,12 @@ from pumice.chat_jinja import JinjaTemplate
 from pumice.encode import Processor
 from pumice.formats.describe import Description, describe
 from pumice.formats.keys import left_out, recognise, to_own
+from pumice.formats.section import read_section
 from pumice.formats.shards import read_folder
 from pumice.model.assistant import AssistantModel
 from pumice.model.build import auto_dtype
 from pumice.model.connectors import MlpConnector
 from pumice.model.towers import tower_class
-from pumice.plan.section import read_section
 from pumice.templates import Template, get_template
 from pumice.types import PumiceError
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pumice.plan.models import LanguageModel, Model, Tower
+from pumice.formats.sizes import LanguageModel, Model, Tower
 from pumice.types import Layout, PumiceError
 from pumice.vision.frames import default_video, video_layout
 from pumice.vision.layout import layout

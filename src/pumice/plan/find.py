@@ -10,12 +10,10 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from pumice.plan.hf import HF_TYPES, read_hf
+from pumice.formats.configs import read_config
+from pumice.formats.sizes import Model
 from pumice.plan.known import MODELS
-from pumice.plan.models import Model
-from pumice.plan.original import read_original
 from pumice.plan.recipe import read_recipe
-from pumice.plan.section import read_section
 from pumice.types import PumiceError
 
 POCKET = Path(__file__).parents[1] / "pocket" / "weights" / "recipe.toml"
@@ -43,17 +41,3 @@ def find_model(text: str) -> Model:
     near = get_close_matches(text, names, 1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
     raise PumiceError(f"unknown model {text!r}, nor is it a folder with a config.json or a recipe.toml; {hint}")
-
-
-def read_config(path: Path) -> Model:
-    """The sizes in a checkpoint's config.json, llava-hf's or the original repositories'; the folder is its name.
-
-    Raises:
-        PumiceError: not JSON, an unknown type, a value that isn't possible or isn't supported.
-    """
-    section, name = read_section(path), path.resolve().parent.name
-    if "mm_vision_tower" in section.values:
-        return read_original(name, section)
-    if "model_type" not in section.values:
-        raise section.error("model_type", f"expected one of {', '.join(HF_TYPES)}, or an original mm_vision_tower")
-    return read_hf(name, section, section.choice("model_type", tuple(HF_TYPES)))

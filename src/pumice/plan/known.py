@@ -8,25 +8,10 @@ hold a few padded rows more). OpenELM's blocks follow the rule of its paper (arX
 
 from __future__ import annotations
 
-from pumice.plan.models import Block, Connector, LanguageModel, Model, Tower
+from pumice.formats.published import CLIP_B_32, CLIP_L_336, SIGLIP_SO400M
+from pumice.formats.sizes import Block, Connector, LanguageModel, Model, Tower, divisible
 from pumice.vision.frames import LLAVA_VIDEO_7B, LLAVA_VIDEO_72B, ONEVISION_VIDEO, VideoPolicy
 from pumice.vision.layout import ELVA, LLAVA_15, NEXT_CLIP, ONEVISION, Policy
-
-# LLaVA reads CLIP's features before the last block; the last block of SigLIP is deleted from its checkpoints.
-CLIP_L_336 = Tower("clip", width=1024, layers=24, ffn=4096, tile=336, patch=14, used=23)
-CLIP_L_224 = Tower("clip", width=1024, layers=24, ffn=4096, tile=224, patch=14, used=23)
-CLIP_B_32 = Tower("clip", width=768, layers=12, ffn=3072, tile=224, patch=32, used=11)
-SIGLIP_SO400M = Tower("siglip", width=1152, layers=26, ffn=4304, tile=384, patch=14, used=26)
-
-HUB_TOWERS = {
-    "openai/clip-vit-large-patch14-336": CLIP_L_336,
-    "openai/clip-vit-large-patch14": CLIP_L_224,
-    "openai/clip-vit-base-patch32": CLIP_B_32,
-    "gwkrsrch/elva-encoder-base-patch32": CLIP_B_32,
-    "gwkrsrch2/elva-encoder-base-patch32": CLIP_B_32,
-    "google/siglip-so400m-patch14-384": SIGLIP_SO400M,
-}
-"""Towers that an original checkpoint's `mm_vision_tower` may name."""
 
 
 def uniform(
@@ -46,12 +31,6 @@ def openelm(hidden: int, layers: int) -> LanguageModel:
         heads = divisible(round(0.5 + 0.5 * share, 2) * hidden, 4 * 64) // 64
         blocks.append(Block(heads, heads // 4, divisible(round(0.5 + 3.5 * share, 2) * hidden, 256)))
     return LanguageModel(hidden, 64, 32000, tuple(blocks), tied=True, qk_norm=True)
-
-
-def divisible(value: float, divisor: int) -> int:
-    """The multiple of ``divisor`` nearest to ``value``, but not more than a tenth below it."""
-    near = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return near if near >= 0.9 * value else near + divisor
 
 
 VICUNA_7B = uniform(4096, 32, 32, 32, 11008, 32000)

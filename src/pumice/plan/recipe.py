@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from pumice.config import TowerConfig, load_recipe
-from pumice.plan.hf import TOWER_DEFAULTS, TOWER_KEYS
+from pumice.formats.config_hf import TOWER_DEFAULTS, TOWER_KEYS
+from pumice.formats.section import Section, language_model, read_section
+from pumice.formats.sizes import Connector, LanguageModel, Model, Tower
 from pumice.plan.known import PART_LMS, PART_TOWERS
-from pumice.plan.models import Connector, LanguageModel, Model, Tower
-from pumice.plan.section import Section, language_model, read_section
 from pumice.types import PumiceError
 
 

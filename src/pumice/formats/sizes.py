@@ -112,3 +112,9 @@ class Model:
         """Channels that enter the connector: of every chosen block, of all patches that one token joins."""
         shuffle = self.tower.side // self.policy.side
         return self.tower.width * self.tower.taken * shuffle**2
+
+
+def divisible(value: float, divisor: int) -> int:
+    """The multiple of ``divisor`` nearest to ``value``, but not more than a tenth below it."""
+    near = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return near if near >= 0.9 * value else near + divisor

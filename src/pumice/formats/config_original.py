@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pumice.plan.hf import vision_sizes
-from pumice.plan.known import HUB_TOWERS
-from pumice.plan.models import Connector, Model, Tower
-from pumice.plan.section import MEANS, Section, grids, language_model, max_tiles, read_section
+from pumice.formats.config_hf import vision_sizes
+from pumice.formats.published import HUB_TOWERS
+from pumice.formats.section import MEANS, Section, grids, language_model, max_tiles, read_section
+from pumice.formats.sizes import Connector, Model, Tower
 from pumice.vision.frames import CHOICES, VideoPolicy
 from pumice.vision.layout import Policy
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pumice.plan.known import divisible
-from pumice.plan.models import Block, LanguageModel
+from pumice.formats.sizes import Block, LanguageModel, divisible
 from pumice.types import PumiceError
 
 LM_DEFAULTS: dict[str, dict[str, int | None]] = {

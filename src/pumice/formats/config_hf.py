@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pumice.plan.models import Connector, Model, Tower
-from pumice.plan.section import MEANS, Section, grids, language_model, max_tiles
+from pumice.formats.section import MEANS, Section, grids, language_model, max_tiles
+from pumice.formats.sizes import Connector, Model, Tower
 from pumice.vision.frames import NEXT_VIDEO, ONEVISION_VIDEO, VideoPolicy
 from pumice.vision.layout import NEXT_CLIP, ONEVISION, Policy
 
