@@ -15,11 +15,13 @@ from pathlib import Path
 import torch
 
 from pumice.config import load_recipe
+from pumice.data.feed import RenderedFeed
 from pumice.model.build import build_processor
 from pumice.model.weights import apply_delta
 from pumice.train.checkpoint import checkpoints, load_training_state
-from pumice.train.loop import Meter, Run, make_batch
+from pumice.train.loop import Run, make_batches
 from pumice.train.lora import add_lora
+from pumice.train.metrics import Meter
 from pumice.train.objectives import answer
 from pumice.train.parallel import World
 from pumice.train.run import export_delta, make_learner
@@ -46,12 +48,13 @@ def main() -> None:
     print(f"checkpoint {newest.name}; shipped form {size / 2**20:.1f} MiB; {options.pages} held-out pages")
     processor = build_processor(recipe.model)
     for name, learner in (("trained", trained), ("shipped", shipped)):
+        feed = RenderedFeed(stage, processor, recipe.seed, "heldout")
         run = Run(learner, processor, recipe.seed, options.run, World(), lambda *_: None)
         meter = Meter()
         with torch.inference_mode():
             for step in range(options.pages // stage.batch):
-                batch = make_batch(run, stage, step, "heldout")
-                meter.add(answer(learner, batch), batch)
+                for batch in make_batches(run, feed, step):
+                    meter.add(answer(learner, batch), [batch])
         row = meter.row()
         print(f"{name}: answer loss {row['answer_loss']}, next-token accuracy {row['answer_accuracy']}")
 

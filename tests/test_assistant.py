@@ -9,7 +9,8 @@ import torch
 from conftest import picture
 
 import pumice
-from pumice.assistant import Assistant, question_messages, to_sample
+from pumice.assistant import Assistant
+from pumice.messages import question_messages, to_sample
 from pumice.types import Media, PumiceError
 
 

@@ -16,10 +16,11 @@ from conftest import MARKS, TILE, conversation, picture
 from test_pdf import pdf
 from test_video import film
 
-from pumice.assistant import Assistant, question_messages, to_sample
+from pumice.assistant import Assistant
 from pumice.chat import spans
 from pumice.data.batch import pack
 from pumice.encode import count_tokens, encode, tokenize
+from pumice.messages import question_messages, to_sample
 from pumice.templates import TEMPLATES, get_template
 from pumice.types import IGNORE, IMAGE, Media, PumiceError, Sample, Turn
 from pumice.vision.frames import LLAVA_VIDEO_7B, ONEVISION_VIDEO, VideoPolicy

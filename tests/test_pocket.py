@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import pumice
-from pumice.assistant import Assistant, question_messages
+from pumice.assistant import Assistant
 from pumice.encode import encode
+from pumice.messages import question_messages
 from pumice.pocket.parts import LM, WEIGHTS, get_part
 from pumice.templates import get_template
 from pumice.types import PumiceError, Sample, Turn

@@ -13,16 +13,17 @@ from conftest import tiny_model
 
 import pumice
 from pumice.config import LoraConfig, Stage
+from pumice.data.feed import RenderedFeed
 from pumice.model.weights import apply_delta, pack_delta, save_delta
 from pumice.train import checkpoint as checkpoints
 from pumice.train.dense import BIAS_UNIT, DenseHead, char_class, glyph_slots
-from pumice.train.loop import Run, make_batch, run_stage
+from pumice.train.loop import Run, make_batches, run_stage
 from pumice.train.lora import add_lora, lora_pairs
 from pumice.train.objectives import Learner, alignment_targets, split_words
 from pumice.train.optim import factor
 from pumice.train.parallel import World
 from pumice.train.run import start_from
-from pumice.types import Glyph, PumiceError
+from pumice.types import Batch, Glyph, PumiceError
 from pumice.vision.layout import PRESETS, layout
 
 RATES = {"tower": 1e-3, "connector": 1e-3, "newline": 1e-3, "lm": 1e-3, "head": 1e-3}
@@ -31,6 +32,19 @@ RATES = {"tower": 1e-3, "connector": 1e-3, "newline": 1e-3, "lm": 1e-3, "head": 
 def stage(objective: str = "answer", **changes) -> Stage:
     made = Stage(name=objective, objective=objective, steps=6, batch=2, lr=RATES, data={"lines": 1.0})
     return dataclasses.replace(made, **({"max_views": 9, "log_every": 1, "warmup": 2} | changes))
+
+
+def feed(run: Run, stage: Stage) -> RenderedFeed:
+    return RenderedFeed(stage, run.processor, run.seed)
+
+
+def train_stage(run: Run, stage: Stage, *start) -> None:
+    run_stage(run, stage, feed(run, stage), *start)
+
+
+def one_batch(run: Run, stage: Stage, step: int) -> Batch:
+    (batch,) = make_batches(run, feed(run, stage), step)
+    return batch
 
 
 @pytest.fixture
@@ -54,7 +68,7 @@ def render_small(monkeypatch) -> None:
     """Pages of PIL's built-in font, so that training can be tested without the packages of the renderers."""
     from PIL import ImageFont
 
-    from pumice.data import source
+    from pumice.data import rendered
     from pumice.data.render.page import Page, Question
 
     def small(rng, split):
@@ -63,15 +77,15 @@ def render_small(monkeypatch) -> None:
         page.text((4, 6), text, ImageFont.load_default(12), (0, 0, 0))
         return page.finish("lines", [Question("Read.", text, "read")])
 
-    monkeypatch.setattr(source, "renderer", lambda kind: small)
+    monkeypatch.setattr(rendered, "renderer", lambda kind: small)
 
 
 @pytest.mark.parametrize("objective", ["read", "align", "answer"])
 def test_a_stage_lowers_its_loss(run, objective):
     made = run()
     rows = []
-    made.report = lambda _, row: rows.append(row)
-    run_stage(made, stage(objective, steps=40, batch=4, warmup=1, decay=0.0))
+    made.report = lambda _, row, __: rows.append(row)
+    train_stage(made, stage(objective, steps=40, batch=4, warmup=1, decay=0.0))
     name = {"read": "read_loss", "align": "align_loss", "answer": "answer_loss"}[objective]
     first, last = sum(r[name] for r in rows[:5]) / 5, sum(r[name] for r in rows[-5:]) / 5
     assert last < 0.9 * first
@@ -80,13 +94,13 @@ def test_a_stage_lowers_its_loss(run, objective):
 @pytest.mark.parametrize("lora", [False, True])
 def test_resumed_equals_uninterrupted_bit_for_bit(run, lora):
     whole = run("whole", lora)
-    run_stage(whole, stage(dense_weight=0.5))
+    train_stage(whole, stage(dense_weight=0.5))
     first = run("parts", lora)
     first.stop = lambda: first.log is not None and first.saves == 0 and len(seen) >= 3
     seen: list[int] = []
-    first.report = lambda _, row: seen.append(row["step"])
+    first.report = lambda _, row, __: seen.append(row["step"])
     with (first.out.parent / "log").open("w") as first.log:
-        run_stage(first, stage(dense_weight=0.5))
+        train_stage(first, stage(dense_weight=0.5))
     (saved,) = checkpoints.checkpoints(first.out / "checkpoints")
     assert checkpoints.read_state(saved)["step"] == 3
     second = run("parts", lora)
@@ -94,7 +108,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(run, lora):
         for parameter in second.learner.model.connector.parameters():
             parameter.zero_()
     checkpoints.load_training_state(saved, second.learner)
-    run_stage(second, stage(dense_weight=0.5), 3, saved)
+    train_stage(second, stage(dense_weight=0.5), 3, saved)
     for (name, a), (_, b) in zip(
         whole.learner.model.state_dict().items(), second.learner.model.state_dict().items(), strict=True
     ):
@@ -105,8 +119,8 @@ def test_bf16_products_leave_weights_and_moments_in_fp32(run):
     losses = {}
     for dtype in (torch.float32, torch.bfloat16):
         made, rows = run(f"run-{dtype}"), []
-        made.dtype, made.report = dtype, lambda _, row, rows=rows: rows.append(row["answer_loss"])
-        run_stage(made, stage(steps=20, batch=4, warmup=1, decay=0.0))
+        made.dtype, made.report = dtype, lambda _, row, __, rows=rows: rows.append(row["answer_loss"])
+        train_stage(made, stage(steps=20, batch=4, warmup=1, decay=0.0))
         assert {value.dtype for value in made.learner.model.state_dict().values()} == {torch.float32}
         losses[dtype] = rows
     exact, rounded = losses[torch.float32], losses[torch.bfloat16]
@@ -122,13 +136,13 @@ def test_a_loss_that_is_not_finite_names_step_and_samples_and_changes_nothing(ru
         made.learner.model.connector.layers[0].bias[0] = float("inf")
     before = made.learner.model.tower.model.layernorm.weight.clone()
     with pytest.raises(PumiceError, match=r"stage 'answer', step 0: the loss is nan .*samples answer-0 to answer-3"):
-        run_stage(made, stage(batch=4))
+        train_stage(made, stage(batch=4))
     assert torch.equal(before, made.learner.model.tower.model.layernorm.weight)
     assert not (made.out / "checkpoints").exists()
 
 
 def test_a_batch_moves_as_a_whole(run):
-    moved = make_batch(run(), stage(), 0).to(torch.device("meta"))
+    moved = one_batch(run(), stage(), 0).to(torch.device("meta"))
     tensors = {name: value for name, value in vars(moved).items() if isinstance(value, torch.Tensor)}
     assert len(tensors) == 5
     assert all(value.is_meta for value in tensors.values())
@@ -136,7 +150,7 @@ def test_a_batch_moves_as_a_whole(run):
 
 def test_an_interrupted_save_leaves_the_older_checkpoint(run, monkeypatch):
     made = run()
-    run_stage(made, stage(steps=2))
+    train_stage(made, stage(steps=2))
     folder = made.out / "checkpoints"
     before = checkpoints.checkpoints(folder)
 
@@ -145,7 +159,7 @@ def test_an_interrupted_save_leaves_the_older_checkpoint(run, monkeypatch):
 
     monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(PumiceError, match=r"No space left on device.*last good one is kept"):
-        run_stage(made, stage(steps=3), 2, before[-1])
+        train_stage(made, stage(steps=3), 2, before[-1])
     assert list(folder.iterdir()) == before  # and no half-written folder beside it
     checkpoints.load_training_state(before[-1], run().learner)
 
@@ -153,18 +167,18 @@ def test_an_interrupted_save_leaves_the_older_checkpoint(run, monkeypatch):
 def test_only_modules_with_a_rate_change(run):
     made = run(lora=True)
     before = {name: value.clone() for name, value in made.learner.model.state_dict().items()}
-    run_stage(made, stage(lr={"connector": 1e-3, "lm": 1e-3}))
+    train_stage(made, stage(lr={"connector": 1e-3, "lm": 1e-3}))
     for name, value in made.learner.model.state_dict().items():
         changed = not torch.equal(value, before[name])
         assert changed == (name.startswith("connector.") or ".lora_" in name), name
     with pytest.raises(PumiceError, match="trains nothing"):
-        run_stage(made, stage(lr={"connector": 0.0}))
+        train_stage(made, stage(lr={"connector": 0.0}))
 
 
 def test_a_checkpoint_says_whether_it_has_low_rank_matrices(run):
     for lora in (False, True):
         made = run(f"run-{lora}", lora=lora)
-        run_stage(made, stage(lr={"tower": 1e-3}))
+        train_stage(made, stage(lr={"tower": 1e-3}))
         (saved,) = checkpoints.checkpoints(made.out / "checkpoints")
         assert checkpoints.has_low_rank(saved) == lora
 
@@ -172,22 +186,22 @@ def test_a_checkpoint_says_whether_it_has_low_rank_matrices(run):
 def test_how_frequent_tokens_are_goes_into_the_bias_of_alignment(run):
     made = run()
     rows: list[dict] = []
-    made.report = lambda _, row: rows.append(row)
-    run_stage(made, stage(objective="align", steps=30, log_every=10, lr={"head": 3e-3}))
+    made.report = lambda _, row, __: rows.append(row)
+    train_stage(made, stage(objective="align", steps=30, log_every=10, lr={"head": 3e-3}))
     assert made.learner.head.word_bias.std() * BIAS_UNIT > 1.0  # log-units, from 30 small steps
     assert rows[-1]["align_loss"] < rows[0]["align_loss"] - 0.2
 
 
 def test_a_delta_restores_the_trained_model(run, tmp_path, tokenizer):
     made = run(lora=True)
-    run_stage(made, stage())
+    train_stage(made, stage())
     model = made.learner.model
     base = tiny_model(len(tokenizer))
     packed = pack_delta(model, base.tower, lora_pairs(model.lm), made.learner.head)
     save_delta(packed, tmp_path / "d.safetensors", {})
     restored = tiny_model(len(tokenizer))
     apply_delta(restored, tmp_path / "d.safetensors")
-    batch = make_batch(made, stage(), 0)
+    batch = one_batch(made, stage(), 0)
     wanted, got, untrained = model.logits(batch), restored.logits(batch), base.logits(batch)
     assert (wanted - got).abs().mean() < 0.02 * (wanted - untrained).abs().mean()
     again = run(lora=True)
@@ -208,13 +222,13 @@ def test_a_delta_restores_the_trained_model(run, tmp_path, tokenizer):
 
 def test_batches_are_functions_of_the_step_and_shared_among_workers(run):
     made = run()
-    whole = make_batch(made, stage(batch=4), 5)
-    assert torch.equal(whole.ids, make_batch(made, stage(batch=4), 5).ids)
-    assert not torch.equal(whole.ids, make_batch(made, stage(batch=4), 6).ids)
+    whole = one_batch(made, stage(batch=4), 5)
+    assert torch.equal(whole.ids, one_batch(made, stage(batch=4), 5).ids)
+    assert not torch.equal(whole.ids, one_batch(made, stage(batch=4), 6).ids)
     shares = []
     for rank in range(2):
         made.world = World(rank, 2)
-        shares.append(make_batch(made, stage(batch=4), 5))
+        shares.append(one_batch(made, stage(batch=4), 5))
     starts = whole.starts.tolist()
     ids = [whole.ids[a:b] for a, b in pairwise(starts)]
     assert torch.equal(shares[0].ids, torch.cat(ids[0::2]))
@@ -238,7 +252,7 @@ def test_glyph_slots_name_characters_left_to_right():
 
 def test_alignment_puts_each_token_under_its_ink(run):
     made = run()
-    batch = make_batch(made, stage(), 0)
+    batch = one_batch(made, stage(), 0)
     places, targets = alignment_targets(batch, made.learner)
     letters = [made.learner.tokenizer.decode([token]).strip() for token in targets]
     drawn = [glyph.char for picture in batch.glyphs for glyph in picture]
@@ -256,7 +270,7 @@ def test_words_are_cut_at_spaces_and_line_ends():
 
 def test_learning_rate_warms_up_stays_and_falls():
     made = stage(steps=100, warmup=10, decay=0.2, floor=0.05)
-    factors = [factor(made, step) for step in range(100)]
+    factors = [factor(made, step, 100) for step in range(100)]
     assert factors[0] == pytest.approx(0.1)
     assert factors[10:80] == [1.0] * 70
     assert factors[90] == pytest.approx(0.5)
@@ -271,7 +285,7 @@ from pumice.train import checkpoint as checkpoints
 from _pytest.monkeypatch import MonkeyPatch
 from pathlib import Path
 from pumice.train.dense import DenseHead
-from pumice.train.loop import Run, run_stage
+from pumice.train.loop import Run
 from pumice.train.objectives import Learner
 from pumice.train.parallel import join_world, leave_world
 tokenizer = conftest.tokenizer.__wrapped__()
@@ -288,7 +302,7 @@ if done:
     step = checkpoints.read_state(done[-1])["step"]
     checkpoints.load_training_state(done[-1], run.learner)
 run.stop = lambda: len(sys.argv) > 3
-run_stage(run, test_train.stage(batch=4, dense_weight=0.5), step, done[-1] if done else None)
+test_train.train_stage(run, test_train.stage(batch=4, dense_weight=0.5), step, done[-1] if done else None)
 if world.main:
     torch.save([p.detach() for p in model.parameters()], sys.argv[2])
 leave_world(world)

@@ -244,6 +244,7 @@ pumice train recipes/pocket.toml --out runs/pocket --resume""",
     )
     parser.add_argument("--resume", action="store_true", help="start nothing new: an error unless DIR holds a run")
     parser.add_argument("--workers", type=positive, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the sources (default: PUMICE_DATA or data)")
     return parser
 
 
@@ -256,7 +257,7 @@ def _train(args: argparse.Namespace) -> int:
         raise PumiceError(f"{out}: no run to resume; leave --resume out to start one")
     from pumice.train import run
 
-    run.main(args.recipe, args.overrides, out, args.workers)
+    run.main(args.recipe, args.overrides, out, args.workers, args.data)
     return 0
 
 

@@ -25,6 +25,10 @@ MODULES = get_args(Module)
 """What can be trained; ``head`` is the reading head on the tower, used in training only."""
 KINDS = ("wall", "lines", "receipts", "forms", "tables", "charts", "objects")
 """Kinds of rendered pictures."""
+SAMPLING = re.compile(r"all|(first|end|random):[1-9][0-9]*%?")
+"""Which of a source's samples count, as in LLaVA-NeXT's mixtures."""
+NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""Names of stages and sources: they name folders and files."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,26 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class DataConfig:
+    """A source of samples, ``[data.NAME]`` in TOML; stages name it in their ``data`` beside KINDS.
+
+    format    llava: LLaVA's JSON, JSONL, or a YAML mixture of them · messages: OpenAI-style messages, JSONL · parquet:
+              LLaVA's conversations with embedded pictures · captions: a folder of pictures, each with a .txt beside it
+    path      file or folder, relative to the data root; media the folder of its pictures and videos, likewise
+    sampling  all, first:N, end:N or random:N (seeded); N is a number or a percentage, 10%
+    url, licence, samples   where it is published, under what terms, and how many samples it has there; 0 is unknown
+    """
+
+    format: Literal["llava", "messages", "parquet", "captions"]
+    path: str
+    media: str = "."
+    sampling: str = "all"
+    url: str | None = None
+    licence: str | None = None
+    samples: Whole = 0
+
+
+@dataclass(frozen=True)
 class LoraConfig:
     """Low-rank update of the language model: W + alpha / rank * B A."""
 
@@ -88,33 +112,52 @@ class Stage:
 
     objective     read: the tower's patches name their characters · align: every visual token names the LM tokens
                   under it · answer: questions
-    steps, batch  optimiser steps; pictures a step over all workers
+    steps         optimiser steps; 0 is one pass over the data
+    batch, batch_tokens  an optimiser step over all workers: so many samples, or as many as fit into so many tokens
+    pack_tokens   most tokens of one forward pass; a worker's share of a step beyond it is accumulated. 0 is no limit
     lr            peak learning rate of each of MODULES; absent or 0 is frozen
     lora          the language model trains low-rank; without it all of its weights do, if ``lr.lm`` is above 0
-    data          mixture over KINDS; weights are relative
+    data          mixture over KINDS and the recipe's sources. With ``steps`` the values are relative weights; without,
+                  how often each source is passed over: 1 is every sample once, 0.5 a random half
     dense_weight, align_weight  weights of the reading and alignment losses beside the objective's own
-    warmup        steps of linear warm-up
-    decay, floor  share of the steps, at the end, over which the learning rate falls linearly to ``floor`` x peak
+    template, layout, several, video  instead of the model's own, in this stage
+    max_tokens    longest sample, 0 is what the model takes; over_length says what becomes of longer ones: left out and
+                  counted, or cut at the right as the originals do (never inside of a picture)
+    warmup        linear warm-up: below 1 a share of the steps, else steps
+    schedule      wsd: a plateau, then a linear fall over the last ``decay`` of the steps · cosine: no plateau
+    floor         the last learning rate as a share of the peak
     clip          largest norm of the gradient
+    max_views     rendered pictures with more views are drawn again; 0 is any
     checkpoint_minutes  time between checkpoints; log_every, eval_every in steps, 0 evaluates at the end only
     """
 
     name: str
     objective: Literal["read", "align", "answer"]
-    steps: Count
-    batch: Count
     lr: Annotated[dict[str, Rate], Keys(MODULES)]
     data: Annotated[dict[str, Rate], Keys(KINDS)]
+    steps: Whole = 0
+    batch: Whole = 0
+    batch_tokens: Whole = 0
+    pack_tokens: Whole = 0
     lora: LoraConfig | None = None
     dense_weight: Rate = 0.0
     align_weight: Rate = 0.0
-    warmup: Whole = 50
+    template: str | None = None
+    layout: Policy | None = None
+    several: Policy | None = None
+    video: VideoPolicy | None = None
+    max_tokens: Whole = 0
+    over_length: Literal["skip", "cut"] = "skip"
+    warmup: Rate = 50.0
+    schedule: Literal["wsd", "cosine"] = "wsd"
     decay: Share = 0.3
     floor: Share = 0.03
     weight_decay: Rate = 0.01
     betas: tuple[Share, Share] = (0.9, 0.98)
+    eps: Positive = 1e-8
     clip: Positive = 1.0
-    max_views: Count = 3
+    max_views: Whole = 0
+    gradient_checkpointing: bool = False
     checkpoint_minutes: Positive = 3.0
     log_every: Count = 10
     eval_every: Whole = 0
@@ -126,7 +169,8 @@ class Recipe:
 
     ``precision`` is that of matrix products (weights stay fp32); auto is bf16 where the hardware multiplies it fast.
     ``start`` are the weights to begin from: parts (pretrained parts alone), pocket (the shipped weights), or a path to
-    a run's delta.safetensors. ``start_modules`` are the modules taken from there; the others begin anew.
+    a run's delta.safetensors. ``start_modules`` are the modules taken from there; the others begin anew. ``data`` are
+    the sources on disk that stages name.
     """
 
     name: str
@@ -136,6 +180,7 @@ class Recipe:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     start: str = "parts"
     start_modules: tuple[Module, ...] = MODULES
+    data: dict[str, DataConfig] = field(default_factory=dict)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -167,14 +212,21 @@ LAYOUTS: dict[Any, tuple[dict[str, Any], str]] = {
 class _RecipeReader(toml.Reader):
     """Adds what a recipe's types don't say: stages by name, presets of layouts, and values that must agree."""
 
+    sources: tuple[str, ...] = ()
+
     def value(self, hint: Any, value: Any, key: toml.Key, extra: Any = None) -> Any:
         if hint == tuple[Stage, ...]:
             return self.stages(value, key)
+        if hint == dict[str, DataConfig]:
+            return self.data(value, key)
+        if isinstance(extra, Keys) and extra.names == KINDS:
+            extra = Keys((*KINDS, *self.sources))
         if hint in LAYOUTS and isinstance(value, dict):
             return self.layout(hint, value, key)
         return super().value(hint, value, key, extra)
 
     def recipe(self, data: dict[str, Any]) -> Recipe:
+        self.sources = tuple(data["data"]) if isinstance(data.get("data"), dict) else ()
         recipe: Recipe = self.build(Recipe, data, ())
         if recipe.model.layout.tile != recipe.model.tower.tile:
             sides = f"{recipe.model.layout.tile} pixels; the tower's tiles have {recipe.model.tower.tile}"
@@ -182,10 +234,30 @@ class _RecipeReader(toml.Reader):
         whole = (recipe.model.layout.tile, recipe.model.layout.side)
         for name in ("several", "video"):
             other = getattr(recipe.model, name)
-            if other is not None and (other.tile, other.side) != whole:
-                found = f"tiles of {other.tile} pixels and {other.side} tokens a side, model.layout's have {whole}"
-                raise self.error(("model", name), found)
+            self.same_tiles(other, whole, ("model", name))
+        for stage in recipe.stages:
+            for name in ("layout", "several", "video"):
+                self.same_tiles(getattr(stage, name), whole, ("stages", stage.name, name))
         return recipe
+
+    def same_tiles(self, policy: Policy | VideoPolicy | None, whole: tuple[int, int], key: toml.Key) -> None:
+        """Refuse a layout that the model's tower and connector don't give."""
+        if policy is not None and (policy.tile, policy.side) != whole:
+            found = f"tiles of {policy.tile} pixels and {policy.side} tokens a side, model.layout's have {whole}"
+            raise self.error(key, found)
+
+    def data(self, data: Any, key: toml.Key) -> dict[str, DataConfig]:
+        if not isinstance(data, dict):
+            raise self.error(key, f"expected tables such as [data.mine], one a source, found {toml.shown(data)}")
+        for name in data:
+            if name in KINDS or not NAME.fullmatch(name):
+                raise self.error((*key, name), "a source's name has letters, digits, - and _; rendered kinds are taken")
+        found: dict[str, DataConfig] = {name: self.value(DataConfig, data[name], (*key, name)) for name in sorted(data)}
+        for name, source in found.items():
+            if not SAMPLING.fullmatch(source.sampling):
+                wanted = "expected all, first:N, end:N or random:N, N a number or a percentage"
+                raise self.error((*key, name, "sampling"), f"{wanted}, found {toml.shown(source.sampling)}")
+        return found
 
     def stages(self, data: Any, key: toml.Key) -> tuple[Stage, ...]:
         if not isinstance(data, dict) or not data:
@@ -194,7 +266,7 @@ class _RecipeReader(toml.Reader):
 
     def stage(self, name: str, data: Any) -> Stage:
         key = ("stages", name)
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        if not NAME.fullmatch(name):
             raise self.error(key, "a stage's name has letters, digits, - and _ only: it names a folder")
         if isinstance(data, dict) and "name" in data:
             raise self.error((*key, "name"), f"the table's own name is the stage's: [stages.{name}]")
@@ -203,6 +275,13 @@ class _RecipeReader(toml.Reader):
             raise self.error((*key, "lr"), "nothing is trained; expected a learning rate above 0")
         if not any(stage.data.values()):
             raise self.error((*key, "data"), "nothing to train on; expected a weight above 0")
+        drawn = [kind for kind in KINDS if stage.data.get(kind)]
+        if drawn and not stage.steps:
+            raise self.error((*key, "steps"), f"missing; {drawn[0]} is rendered without end")
+        if drawn and len(drawn) < sum(weight > 0 for weight in stage.data.values()):
+            raise self.error((*key, "data"), "rendered kinds and sources on disk in one stage aren't supported")
+        if (stage.batch > 0) == (stage.batch_tokens > 0) or (drawn and not stage.batch):
+            raise self.error((*key, "batch"), "expected a number of samples, or batch_tokens in its place")
         if stage.lora and not stage.lr.get("lm"):
             raise self.error((*key, "lora"), "lr.lm is 0: set it above 0, or lora = false")
         return stage
@@ -237,8 +316,10 @@ def _plain(value: Any) -> Any:
     """Dataclasses to tables; stages to a table by name."""
     if isinstance(value, Recipe):
         stages = {stage.name: {k: v for k, v in _plain(stage).items() if k != "name"} for stage in value.stages}
-        head = {f.name: getattr(value, f.name) for f in fields(value) if f.name not in ("model", "stages")}
-        return {**head, "model": _plain(value.model), "stages": stages}
+        inner = ("model", "data", "stages")
+        head = {f.name: getattr(value, f.name) for f in fields(value) if f.name not in inner}
+        data = {name: _plain(source) for name, source in value.data.items()}
+        return {**head, "model": _plain(value.model), "data": data, "stages": stages}
     if is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if getattr(value, f.name) is not None}
     return value

@@ -33,7 +33,8 @@ class Processor:
     ``policy`` lays out the only picture of a sample, and each of several where ``several`` is None (transformers'
     LLaVA-NeXT). Otherwise ``several`` lays out each of them (OneVision, and LLaVA-NeXT as it was trained: one padded
     view a picture). Pages of a PDF count as pictures, videos don't. ``video`` lays out videos; a model that has never
-    seen one gets `default_video`.
+    seen one gets `default_video`. With ``cut`` a sample of more than ``max_tokens`` is cut at the right, as the
+    originals train, instead of refused; a picture is never cut in two.
 
     Raises:
         PumiceError: the policies disagree on the tile's pixels or tokens.
@@ -47,6 +48,7 @@ class Processor:
     max_tokens: int = 8192
     several: Policy | None = None
     video: VideoPolicy | None = None
+    cut: bool = False
 
     def __post_init__(self) -> None:
         tile, side = self.policy.tile, self.policy.side
@@ -121,6 +123,23 @@ def encode(sample: Sample, processor: Processor, prompt: bool = False) -> Featur
 
 def lay_out(sample: Sample, processor: Processor, prompt: bool = False) -> Iterator[Piece]:
     """The sample's spans with their tokens, in order; no pixel is decoded."""
+    pieces = _lay_out(sample, processor, prompt)
+    return _cut(list(pieces), processor.max_tokens) if processor.cut else pieces
+
+
+def _cut(pieces: list[Piece], limit: int) -> Iterator[Piece]:
+    """Pieces up to ``limit`` tokens; all of them where the limit falls into a picture: the sample is then too long."""
+    kept: list[Piece] = []
+    room = limit
+    for piece in pieces:
+        if len(piece.ids) > room and piece.layout is not None:
+            return iter(pieces)
+        kept.append(piece._replace(ids=piece.ids[:room]))
+        room -= len(kept[-1].ids)
+    return iter(kept)
+
+
+def _lay_out(sample: Sample, processor: Processor, prompt: bool) -> Iterator[Piece]:
     policy = processor.picture_policy(sample)
     turns = [_with_times(turn, processor.video_policy) for turn in sample.turns]
     for span in join(spans(turns, processor.template, prompt, own_start(processor.tokenizer))):

@@ -68,9 +68,14 @@ class DenseHead(nn.Module):
 def dense_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Sum of the weighted cross-entropies and sum of the weights, both 0-dim: empty slots weigh EMPTY_WEIGHT."""
     flat = labels.flatten()
-    weight = torch.where(flat == 0, EMPTY_WEIGHT, 1.0)
+    weight = dense_weights(flat)
     losses = F.cross_entropy(logits.flatten(0, -2).float(), flat, reduction="none")
     return (losses * weight).sum(), weight.sum()
+
+
+def dense_weights(labels: Tensor) -> Tensor:
+    """Weight of each label, in its shape."""
+    return torch.where(labels == 0, EMPTY_WEIGHT, 1.0)
 
 
 @torch.no_grad()

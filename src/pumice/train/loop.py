@@ -1,9 +1,9 @@
 """The training loop: a stage of a recipe, from step to step.
 
-    index ──render, encode, pack──> Batch ──objective──> terms ──global normaliser──> backward, sum, clip, AdamW
+    Feed ──read, pack──> [Batch] ──objective──> terms ──global normaliser──> backward, sum, clip, AdamW
 
-Sample ``index`` of a stage is a pure function of the recipe's seed; worker r of w takes every w-th sample of a step, so
-neither the number of workers nor an interruption changes what is learned.
+What a step learns is a pure function of the recipe: neither the number of workers, nor how a step is cut into forward
+passes, nor an interruption changes it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,16 +20,14 @@ import torch
 
 from pumice.config import Stage
 from pumice.data.batch import pack
-from pumice.data.render.fonts import Split
-from pumice.data.render.page import Rendered
-from pumice.data.source import render, to_sample
-from pumice.encode import Processor, encode
+from pumice.data.feed import Feed, RenderedFeed
+from pumice.encode import Processor
 from pumice.train.checkpoint import load_optimizer, save_checkpoint
-from pumice.train.objectives import OBJECTIVES, Learner, Term
-from pumice.train.optim import factor, freeze, make_optimizer
+from pumice.train.metrics import Meter
+from pumice.train.objectives import OBJECTIVES, TERMS, Learner, Term, term_counts
+from pumice.train.optim import factor, freeze, make_optimizer, recompute
 from pumice.train.parallel import World, any_worker, sum_counts, sum_gradients
 from pumice.types import Batch, PumiceError
-from pumice.vision.layout import layout
 
 
 @dataclass
@@ -44,7 +42,7 @@ class Run:
     seed: int
     out: Path
     world: World
-    report: Callable[[Stage, dict[str, Any]], None]
+    report: Callable[[Stage, dict[str, Any], int], None]
     dtype: torch.dtype = torch.float32
     saves: int = 0
     log: TextIO | None = None
@@ -52,49 +50,38 @@ class Run:
     stopped: bool = False
 
 
-def make_batch(run: Run, stage: Stage, step: int, split: Split = "train") -> Batch:
-    """This worker's share of a step."""
-    documents = []
-    for slot in range(run.world.rank, stage.batch, run.world.size):
-        index = step * stage.batch + slot
-        documents.append(encode(to_sample(_draw(run, stage, index, split), f"{stage.name}-{index}"), run.processor))
-    return pack(documents).to(run.learner.device)
+def make_batches(run: Run, feed: Feed, step: int) -> list[Batch]:
+    """This worker's share of a step, a batch a forward pass."""
+    read = [feed.read(numbers) for numbers in feed.packs(step, run.world.rank, run.world.size)]
+    return [pack(documents).to(run.learner.device) for documents in read if documents]
 
 
-def _draw(run: Run, stage: Stage, index: int, split: Split) -> Rendered:
-    """Picture ``index`` of the stage; one with more views than the stage takes gives way to the next draw."""
-    for attempt in range(100):
-        rendered = render(stage.data, run.seed, split, index + attempt * 1_000_000_007)
-        if layout(rendered.image.size, run.processor.policy).views <= stage.max_views:
-            return rendered
-    raise PumiceError(f"stage {stage.name!r}: 100 pictures in a row have more than {stage.max_views} views")
-
-
-def run_stage(run: Run, stage: Stage, start: int = 0, checkpoint: Path | None = None) -> None:
+def run_stage(run: Run, stage: Stage, feed: Feed, start: int = 0, checkpoint: Path | None = None) -> None:
     """Train one stage from step ``start``; with ``checkpoint`` the optimiser continues from it.
 
     Raises:
-        PumiceError: the loss is no longer finite (the stage and step are named; that step changes nothing).
+        PumiceError: the loss is no longer finite (the stage, step and samples are named; that step changes nothing).
     """
     learner = run.learner
     learner.dense_weight, learner.align_weight = stage.dense_weight, stage.align_weight
     trainable = freeze(learner, stage)
+    recompute(learner, stage.gradient_checkpointing)
     optimizer = make_optimizer(trainable, stage)
     if checkpoint is not None:
         load_optimizer(checkpoint, optimizer, trainable)
     meter, saved = Meter(), time.monotonic()
-    for step in range(start, stage.steps):
+    for step in range(start, feed.steps):
         began = time.monotonic()
-        batch = make_batch(run, stage, step)
+        batches = make_batches(run, feed, step)
         meter.waited += time.monotonic() - began
-        terms = train_step(run, stage, step, batch, optimizer, trainable)
-        meter.add(terms, batch)
+        terms, norm = train_step(run, stage, feed, step, batches, optimizer, trainable)
+        meter.add(terms, batches, norm)
         done = step + 1
-        if done % stage.log_every == 0 or done == stage.steps:
-            _log(run, stage, step, meter.row() | _heldout(run, stage, done))
+        if done % stage.log_every == 0 or done == feed.steps:
+            _log(run, stage, feed, done, meter.row() | _heldout(run, stage, feed, done))
             meter = Meter()
         run.stopped = any_worker(run.stop(), run.world)
-        if time.monotonic() - saved > stage.checkpoint_minutes * 60 or done == stage.steps or run.stopped:
+        if time.monotonic() - saved > stage.checkpoint_minutes * 60 or done == feed.steps or run.stopped:
             saved = time.monotonic()
             _save(run, stage, done, optimizer, trainable)
         if run.stopped:
@@ -102,30 +89,58 @@ def run_stage(run: Run, stage: Stage, start: int = 0, checkpoint: Path | None = 
 
 
 def train_step(
-    run: Run, stage: Stage, step: int, batch: Batch, optimizer: torch.optim.Optimizer, trainable: dict[str, Any]
-) -> list[Term]:
-    """Forward, backward and update; returns this worker's terms with their totals detached."""
+    run: Run,
+    stage: Stage,
+    feed: Feed,
+    step: int,
+    batches: Sequence[Batch],
+    optimizer: torch.optim.Optimizer,
+    trainable: dict[str, Any],
+) -> tuple[list[Term], float]:
+    """Forward, backward and update; (this worker's terms with their totals detached, the gradient's norm)."""
     parameters = list(trainable.values())
-    terms = _terms(run, stage, batch)
-    counts = sum_counts([term.count for term in terms], run.world)
-    loss = torch.stack([t.weight * t.total / max(c, 1.0) for t, c in zip(terms, counts, strict=True)]).sum()
-    if not math.isfinite(loss.item()):
-        first = step * stage.batch
-        raise PumiceError(
-            f"stage {stage.name!r}, step {step}: the loss is {loss.item()} on worker {run.world.rank}, among samples "
-            f"{stage.name}-{first} to {stage.name}-{first + stage.batch - 1}; this step changed nothing, and the last "
-            "checkpoint is good: lower the learning rate, or look at these samples"
-        )
-    loss.backward()
+    done: list[Term] = []
+    # The normaliser counts all workers and passes. A single pass tells its own counts; several are counted beforehand.
+    first = _terms(run, stage, batches[0]) if len(batches) == 1 else None
+    counted = [first] if first is not None else [term_counts(run.learner, stage.objective, b) for b in batches]
+    counts = dict(zip(TERMS, sum_counts([_sum(counted, name) for name in TERMS], run.world), strict=True))
+    for batch in batches:
+        terms = first if first is not None else _terms(run, stage, batch)
+        loss = torch.stack([term.weight * term.total / max(counts[term.name], 1.0) for term in terms]).sum()
+        if not math.isfinite(loss.item()):
+            raise _not_finite(run, stage, feed, step, loss.item())
+        loss.backward()
+        for term in terms:
+            term.total = term.total.detach()
+        done += terms
     sum_gradients(parameters, run.world)
-    torch.nn.utils.clip_grad_norm_(parameters, stage.clip)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, stage.clip)
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor(stage, step)
+        group["lr"] = group["peak"] * factor(stage, step, feed.steps)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    for term in terms:
-        term.total = term.total.detach()
-    return terms
+    return done, float(norm)
+
+
+def _sum(counted: Sequence[Sequence[Term]], name: str) -> torch.Tensor:
+    """The count of the terms of a name over this worker's passes."""
+    found = [term.count.detach().double().cpu() for terms in counted for term in terms if term.name == name]
+    return torch.stack(found).sum() if found else torch.zeros((), dtype=torch.float64)
+
+
+def _not_finite(run: Run, stage: Stage, feed: Feed, step: int, loss: float) -> PumiceError:
+    """The error of a loss that isn't finite; the names of the step's samples are also written into the run's folder."""
+    packs = feed.packs(step, run.world.rank, run.world.size)
+    names = [feed.name(number) for numbers in packs for number in numbers]
+    path = run.out / f"not-finite-{run.world.rank}.txt"
+    run.out.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(names) + "\n", encoding="utf-8")
+    shown = f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]
+    return PumiceError(
+        f"stage {stage.name!r}, step {step}: the loss is {loss} on worker {run.world.rank}, among samples {shown} (all "
+        f"in {path}); this step changed nothing, and the last checkpoint is good: lower the learning rate, or look at "
+        "these samples"
+    )
 
 
 def _terms(run: Run, stage: Stage, batch: Batch) -> list[Term]:
@@ -134,61 +149,32 @@ def _terms(run: Run, stage: Stage, batch: Batch) -> list[Term]:
         return OBJECTIVES[stage.objective](run.learner, batch)
 
 
-@dataclass
-class Meter:
-    """Sums since the last logged row."""
-
-    began: float = field(default_factory=time.monotonic)
-    waited: float = 0.0
-    pictures: int = 0
-    tokens: int = 0
-    supervised: int = 0
-    steps: int = 0
-    sums: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, terms: list[Term], batch: Batch) -> None:
-        self.steps += 1
-        self.pictures += len(batch.layouts)
-        self.tokens += len(batch.ids)
-        self.supervised += batch.supervised
-        for term in terms:
-            sums = self.sums.setdefault(term.name, [0.0, 0.0, 0.0, 0.0])
-            for i, value in enumerate((float(term.total), float(term.count), term.right, term.items)):
-                sums[i] += value
-
-    def row(self) -> dict[str, Any]:
-        """Loss and accuracy a term (of this worker's samples), throughput of this worker, share of waiting for data."""
-        seconds = time.monotonic() - self.began
-        row: dict[str, Any] = {}
-        for name, (total, count, right, items) in self.sums.items():
-            row[f"{name}_loss"] = round(total / max(count, 1.0), 4)
-            row[f"{name}_accuracy"] = round(right / max(items, 1.0), 4)
-        row["pictures_s"] = round(self.pictures / seconds, 3)
-        row["tokens_s"] = round(self.tokens / seconds, 1)
-        row["wait"] = round(self.waited / seconds, 3)
-        row["step_s"] = round(seconds / max(1, self.steps), 2)
-        return row
-
-
 @torch.no_grad()
-def _heldout(run: Run, stage: Stage, done: int) -> dict[str, Any]:
+def _heldout(run: Run, stage: Stage, feed: Feed, done: int) -> dict[str, Any]:
     """Teacher-forced figures on 32 held-out pictures every ``eval_every`` steps; all workers take part."""
-    if not stage.eval_every or (done % stage.eval_every and done != stage.steps):
+    if not isinstance(feed, RenderedFeed):
+        return {}
+    if not stage.eval_every or (done % stage.eval_every and done != feed.steps):
         return {}
     meter = Meter()
+    held = RenderedFeed(stage, feed.processor, run.seed, "heldout")
     for step in range(max(1, 32 // stage.batch)):
-        batch = make_batch(run, stage, step, "heldout")
-        meter.add(_terms(run, stage, batch), batch)
+        for batch in make_batches(run, held, step):
+            meter.add(_terms(run, stage, batch), [batch])
     return {f"heldout_{key}": value for key, value in meter.row().items() if key.endswith(("_loss", "_accuracy"))}
 
 
-def _log(run: Run, stage: Stage, step: int, row: dict[str, Any]) -> None:
-    row = {"stage": stage.name, "step": step + 1, "pictures": (step + 1) * stage.batch, **row}
+def _log(run: Run, stage: Stage, feed: Feed, done: int, row: dict[str, Any]) -> None:
+    row = {"stage": stage.name, "step": done, "pictures": feed.seen(done), **row}
+    if feed.skipped:
+        row["skipped"] = len(feed.skipped)
+        path = run.out / f"skipped-{run.world.rank}.txt"
+        path.write_text("\n".join(f"{stage.name}: {text}" for text in feed.skipped) + "\n", encoding="utf-8")
     if run.log is not None:
         run.log.write(json.dumps(row) + "\n")
         run.log.flush()
     if run.world.main:
-        run.report(stage, row)
+        run.report(stage, row, feed.steps)
 
 
 def _save(run: Run, stage: Stage, done: int, optimizer: torch.optim.Optimizer, trainable: dict[str, Any]) -> None:

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pumice.model.assistant import AssistantModel, supervised_rows
-from pumice.train.dense import BIAS_UNIT, DenseHead, dense_accuracy, dense_loss, glyph_slots
+from pumice.train.dense import BIAS_UNIT, DenseHead, dense_accuracy, dense_loss, dense_weights, glyph_slots
+from pumice.train.loss import token_loss
 from pumice.types import IGNORE, Batch, Glyph, Layout
 from pumice.vision.layout import glyph_views
 
@@ -79,13 +80,12 @@ def answer(learner: Learner, batch: Batch) -> list[Term]:
     Pictures without a question (walls of text) pass the tower and connector only.
     """
     model = learner.model
-    features = model.tower(batch.tiles)
+    # Text alone passes no tower: its parameters get a gradient of zero, and no worker waits for another.
+    features = model.tower(batch.tiles) if batch.layouts else batch.tiles.new_zeros(0, 1, model.tower.width)
     visual = model.visual(features, batch.layouts)
     asked, embedded = select_asked(batch, model.embed(batch, visual))
     rows, targets = supervised_rows(asked)
-    logits = model.lm.lm_head(model.hidden(asked, embedded)[rows]).float()
-    loss = F.cross_entropy(logits, targets, reduction="sum")
-    right = int((logits.argmax(-1) == targets).sum())
+    loss, right = token_loss(model.lm.lm_head, model.hidden(asked, embedded)[rows], targets)
     terms = [Term("answer", loss, torch.tensor(float(targets.numel())), 1.0, right, targets.numel())]
     if learner.align_weight:
         terms.append(_align_term(learner, batch, visual, learner.align_weight))
@@ -114,6 +114,23 @@ def select_asked(batch: Batch, embedded: Tensor) -> tuple[Batch, Tensor]:
 
 
 OBJECTIVES: dict[str, Callable[[Learner, Batch], list[Term]]] = {"read": read, "align": align, "answer": answer}
+TERMS: tuple[str, ...] = ("answer", "align", "read")
+"""Names that terms may have."""
+
+
+def term_counts(learner: Learner, objective: str, batch: Batch) -> list[Term]:
+    """Terms with the counts that the objective's will have, without a forward pass."""
+    nothing = torch.zeros(())
+    terms = []
+    if objective == "answer":
+        terms.append(Term("answer", nothing, torch.tensor(float(len(supervised_rows(batch)[0])))))
+    if objective == "align" or (objective == "answer" and learner.align_weight):
+        places, _ = alignment_targets(batch, learner)
+        terms.append(Term("align", nothing, (1.0 / _sharing(places)).sum()))
+    if objective == "read" or learner.dense_weight:
+        labels = _glyph_labels(learner, batch)[0]
+        terms.append(Term("read", nothing, dense_weights(torch.cat(labels)).sum() if labels else nothing))
+    return terms
 
 
 def _align_term(learner: Learner, batch: Batch, visual: Tensor, weight: float) -> Term:
@@ -122,13 +139,19 @@ def _align_term(learner: Learner, batch: Batch, visual: Tensor, weight: float) -
     table = learner.model.lm.get_input_embeddings().weight.detach()
     scale = ALIGN_LOGIT / float(table.square().sum(1).mean())
     # Where several tokens share a visual token, each counts in proportion: the target is a mixture.
-    used, row, sharing = places.unique(return_inverse=True, return_counts=True)
+    used, row = places.unique(return_inverse=True)
     bias = learner.head.word_bias * BIAS_UNIT
     logprobs = (F.linear(visual[used], table).float() * scale + bias).log_softmax(-1)
-    share = 1.0 / sharing[row].float()
+    share = 1.0 / _sharing(places)
     losses = -logprobs[row, targets] * share
     right = int((logprobs.argmax(-1)[row] == targets).sum())
     return Term("align", losses.sum(), share.sum(), weight, right, targets.numel())
+
+
+def _sharing(places: Tensor) -> Tensor:
+    """How many targets share each target's visual token, (K,) float32."""
+    _, row, counts = places.unique(return_inverse=True, return_counts=True)
+    return counts[row].float()
 
 
 def _read_beside(learner: Learner, batch: Batch, features: Tensor) -> list[Term]:
@@ -144,17 +167,23 @@ def _read_beside(learner: Learner, batch: Batch, features: Tensor) -> list[Term]
 def _dense_term(learner: Learner, batch: Batch, features: Tensor, weight: float) -> Term:
     """Reading loss over the pictures that carry glyphs, on the features of the tower's first chosen block."""
     tower = learner.model.tower
-    labels, keep, start = [], [], 0
-    for placed, glyphs in zip(batch.layouts, batch.glyphs, strict=True):
-        if glyphs:
-            labels.append(glyph_slots(glyphs, placed, tower.patch))
-            keep += range(start, start + placed.views)
-        start += placed.views
+    labels, keep = _glyph_labels(learner, batch)
     wanted = torch.cat(labels).to(features.device)
     logits = learner.head(features[keep][..., : tower.hidden])
     total, count = dense_loss(logits, wanted)
     right, items = dense_accuracy(logits, wanted)
     return Term("read", total, count, weight, right, items)
+
+
+def _glyph_labels(learner: Learner, batch: Batch) -> tuple[list[Tensor], list[int]]:
+    """(labels of the pictures that carry glyphs, numbers of their views)."""
+    labels, keep, start = [], [], 0
+    for placed, glyphs in zip(batch.layouts, batch.glyphs, strict=True):
+        if glyphs:
+            labels.append(glyph_slots(glyphs, placed, learner.model.tower.patch))
+            keep += range(start, start + placed.views)
+        start += placed.views
+    return labels, keep
 
 
 def alignment_targets(batch: Batch, learner: Learner) -> tuple[Tensor, Tensor]:

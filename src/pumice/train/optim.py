@@ -5,6 +5,8 @@ Learner + Stage ──trainable──> {name: parameter} ──AdamW groups─�
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -47,6 +49,16 @@ def freeze(learner: Learner, stage: Stage) -> dict[str, nn.Parameter]:
     return trainable
 
 
+def recompute(learner: Learner, on: bool) -> None:
+    """Keep a language model's activations between blocks only, and compute the rest again in the backward pass."""
+    lm = learner.model.lm
+    if on:
+        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        lm.train()  # transformers recomputes in training mode only; none of these models has dropout by default
+    elif lm.is_activation_checkpointing:
+        lm.gradient_checkpointing_disable()
+
+
 def make_optimizer(trainable: dict[str, nn.Parameter], stage: Stage) -> torch.optim.AdamW:
     """AdamW with a group a module and kind; weight decay on matrices only. Groups remember their ``peak`` rate."""
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
@@ -63,12 +75,21 @@ def make_optimizer(trainable: dict[str, nn.Parameter], stage: Stage) -> torch.op
             for (module, matrix), parameters in groups.items()
         ],
         betas=stage.betas,
+        eps=stage.eps,
         fused=True,
     )
 
 
-def factor(stage: Stage, step: int) -> float:
-    """Learning-rate factor at a step: linear warm-up, plateau, linear decay over the last ``decay`` of the steps."""
-    start = round(stage.steps * (1.0 - stage.decay))
-    fall = 1.0 if step < start else max(stage.floor, 1.0 - (step - start) / max(1, stage.steps - start))
-    return min(1.0, (step + 1) / max(1, stage.warmup)) * fall
+def factor(stage: Stage, step: int, steps: int) -> float:
+    """Learning-rate factor at a step of ``steps``: linear warm-up, then the schedule down to ``floor``.
+
+    wsd falls linearly over the last ``decay`` of the steps; cosine from the end of the warm-up on.
+    """
+    warmup = round(stage.warmup * steps) if stage.warmup < 1 else stage.warmup
+    rise = min(1.0, (step + 1) / max(1, warmup))
+    if stage.schedule == "cosine":
+        along = max(0.0, step - warmup) / max(1, steps - warmup)
+        return rise * (stage.floor + (1.0 - stage.floor) * (1.0 + math.cos(math.pi * along)) / 2.0)
+    start = round(steps * (1.0 - stage.decay))
+    fall = 1.0 if step < start else max(stage.floor, 1.0 - (step - start) / max(1, steps - start))
+    return rise * fall

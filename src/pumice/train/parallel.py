@@ -6,7 +6,8 @@ counts of all workers ──sum──> loss = sum / global count ──backward�
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,16 @@ def join_world() -> World:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return World(dist.get_rank(), size)
+
+
+@contextmanager
+def main_first(world: World) -> Iterator[None]:
+    """A block that the first worker runs alone, then the others: what it writes, they find."""
+    if world.size > 1 and not world.main:
+        dist.barrier()
+    yield
+    if world.size > 1 and world.main:
+        dist.barrier()
 
 
 def leave_world(world: World) -> None:

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,23 @@ from typing import Any
 import torch
 
 from pumice.config import MODULES, Recipe, Stage, digest, load_recipe, resolved
+from pumice.data.feed import Feed, open_feed
+from pumice.encode import Processor
 from pumice.model.build import auto_dtype, build_model, build_processor, load_tower
 from pumice.model.weights import HEAD, apply_tensors, pack_delta, read_delta, save_delta
-from pumice.pocket.parts import WEIGHTS
+from pumice.pocket.parts import WEIGHTS, cache_dir
 from pumice.train.checkpoint import checkpoints, has_low_rank, load_training_state, read_state
 from pumice.train.dense import DenseHead
 from pumice.train.loop import Run, run_stage
 from pumice.train.lora import add_lora, has_lora, lora_pairs, set_lora_pairs
+from pumice.train.metrics import Printer
 from pumice.train.objectives import Learner
-from pumice.train.parallel import World, join_world, leave_world
+from pumice.train.parallel import World, join_world, leave_world, main_first
 from pumice.types import PumiceError
 
 
-def main(recipe_path: str, overrides: Sequence[str], out: Path, workers: int) -> None:
-    """Train a recipe into ``out``, or continue the run that is there.
+def main(recipe_path: str, overrides: Sequence[str], out: Path, workers: int, data: Path | None = None) -> None:
+    """Train a recipe into ``out``, or continue the run that is there. ``data`` is the folder of its sources.
 
     Raises:
         PumiceError: a faulty recipe, or ``out`` holds a run of another recipe.
@@ -42,7 +44,7 @@ def main(recipe_path: str, overrides: Sequence[str], out: Path, workers: int) ->
     # One thread a worker: two single-threaded workers beat one with two threads when the machine is shared.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(1, workers)))
     world = join_world()
-    train(recipe, out, world)
+    train(recipe, out, world, data_root(data))
     leave_world(world)
 
 
@@ -76,7 +78,7 @@ def make_learner(recipe: Recipe, seed: int) -> Learner:
     return Learner(model, head, build_processor(recipe.model).tokenizer)
 
 
-def train(recipe: Recipe, out: Path, world: World) -> Learner:
+def train(recipe: Recipe, out: Path, world: World, data: Path = Path("data")) -> Learner:
     """All stages of a recipe, from wherever ``out`` stands."""
     _claim(recipe, out, world)
     learner = make_learner(recipe, recipe.seed)
@@ -103,13 +105,30 @@ def train(recipe: Recipe, out: Path, world: World) -> Learner:
         for position, stage in enumerate(recipe.stages[first:], first):
             begin = state["step"] if position == first else 0
             _need_lora(recipe, learner, position)
-            if begin < stage.steps:
-                run_stage(run, stage, begin, found[-1] if found and begin else None)
+            feed = _open_feed(recipe, stage, processor, data, world)
+            if begin < feed.steps:
+                run_stage(run, stage, feed, begin, found[-1] if found and begin else None)
             if run.stopped:
                 return learner
             if world.main:
                 export_delta(recipe, learner, out / "delta.safetensors", stage.name)
     return learner
+
+
+def data_root(named: Path | None = None) -> Path:
+    """The folder that a recipe's sources are relative to: as named, else ``PUMICE_DATA``, else ``data``."""
+    return named or Path(os.environ.get("PUMICE_DATA", "data")).expanduser()
+
+
+def _open_feed(recipe: Recipe, stage: Stage, processor: Processor, data: Path, world: World) -> Feed:
+    """The stage's feed; the first worker indexes what isn't indexed yet, the others read it from the cache."""
+
+    def tell(name: str, done: int, total: int) -> None:
+        print(f"{stage.name}: indexing {name} {done}/{total}", flush=True)
+
+    with main_first(world):
+        cores = max(1, (os.cpu_count() or 1) // (1 if world.main else world.size))
+        return open_feed(recipe, stage, processor, data, cache_dir() / "index", cores, tell if world.main else None)
 
 
 def precision(recipe: Recipe, device: torch.device) -> torch.dtype:
@@ -161,19 +180,6 @@ def _claim(recipe: Recipe, out: Path, world: World) -> None:
         if before.model != recipe.model or before.seed != recipe.seed:
             raise PumiceError(f"{out} holds a run of another model or seed (see {path}); choose another --out")
     path.write_text(resolved(recipe))
-
-
-class Printer:
-    """One line a logged row: progress, losses, throughput and time left."""
-
-    def __call__(self, stage: Stage, row: dict[str, Any]) -> None:
-        left = (stage.steps - row["step"]) * row["step_s"]
-        losses = "  ".join(f"{key} {value}" for key, value in row.items() if key.endswith(("_loss", "_accuracy")))
-        print(
-            f"{stage.name} {row['step']}/{stage.steps}  {losses}  {row['pictures_s']} pictures/s a worker  "
-            f"data {row['wait']:.0%}  left {time.strftime('%H:%M:%S', time.gmtime(left))}",
-            flush=True,
-        )
 
 
 def _stop_on_signals(run: Run) -> None:

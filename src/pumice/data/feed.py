@@ -1,0 +1,170 @@
+"""What a stage trains on, step by step: rendered pictures without end, or a plan over sources on disk.
+
+    Stage ──open_feed──> Feed: packs(step, rank, workers) ──read──> [Features of one forward pass]
+
+A sample that can't be decoded after all (a picture cut short behind a good header) is left out, counted and named; the
+rest of its step goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from pumice.config import KINDS, Recipe, Stage
+from pumice.data.index import Index, build_index
+from pumice.data.plan import Plan, Progress, plan
+from pumice.data.render.fonts import Split
+from pumice.data.render.page import Rendered
+from pumice.data.rendered import render, to_sample
+from pumice.data.sources import Source, open_source
+from pumice.encode import Processor, encode
+from pumice.templates import get_template
+from pumice.types import Features, PumiceError
+from pumice.vision.layout import layout
+
+
+class Feed(Protocol):
+    """Samples of a stage by number. ``processor`` is the stage's; ``skipped`` says what couldn't be decoded."""
+
+    @property
+    def processor(self) -> Processor: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def skipped(self) -> list[str]: ...
+    def packs(self, step: int, rank: int, size: int) -> list[list[int]]: ...
+    def seen(self, step: int) -> int: ...
+    def read(self, numbers: Sequence[int]) -> list[Features]: ...
+    def name(self, number: int) -> str: ...
+
+
+@dataclass
+class RenderedFeed:
+    """Pictures drawn as they are needed: number ``i`` is a pure function of the seed, the split and ``i``."""
+
+    stage: Stage
+    processor: Processor
+    seed: int
+    split: Split = "train"
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        return self.stage.steps
+
+    def packs(self, step: int, rank: int, size: int) -> list[list[int]]:
+        numbers = list(range(step * self.stage.batch + rank, (step + 1) * self.stage.batch, size))
+        return [numbers] if numbers else []
+
+    def seen(self, step: int) -> int:
+        return step * self.stage.batch
+
+    def name(self, number: int) -> str:
+        return f"{self.stage.name}-{number}"
+
+    def read(self, numbers: Sequence[int]) -> list[Features]:
+        return [encode(to_sample(self._draw(n), self.name(n)), self.processor) for n in numbers]
+
+    def _draw(self, number: int) -> Rendered:
+        """One with more views than the stage takes gives way to the next draw."""
+        for attempt in range(100):
+            rendered = render(self.stage.data, self.seed, self.split, number + attempt * 1_000_000_007)
+            views = layout(rendered.image.size, self.processor.policy).views
+            if not self.stage.max_views or views <= self.stage.max_views:
+                return rendered
+        limit = self.stage.max_views
+        raise PumiceError(f"stage {self.stage.name!r}: 100 pictures in a row have more than {limit} views")
+
+
+@dataclass
+class PlannedFeed:
+    """Samples of indexed sources in the order of a plan."""
+
+    plan: Plan
+    sources: dict[str, Source]
+    processor: Processor
+    view_cost: float = 0.0
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        return self.plan.steps
+
+    def packs(self, step: int, rank: int, size: int) -> list[list[int]]:
+        return self.plan.packs(step, rank, size, self.view_cost)
+
+    def seen(self, step: int) -> int:
+        return int(self.plan.starts[step])
+
+    def name(self, number: int) -> str:
+        return f"{self.plan.names[self.plan.source[number]]}-{self.plan.row[number]}"
+
+    def read(self, numbers: Sequence[int]) -> list[Features]:
+        found = []
+        for number in numbers:
+            source = self.sources[self.plan.names[self.plan.source[number]]]
+            try:
+                found.append(encode(source.sample(int(self.plan.row[number])), self.processor))
+            except PumiceError as error:
+                self.skipped.append(f"{self.name(number)}: {error}")
+        return found
+
+
+def stage_processor(processor: Processor, stage: Stage) -> Processor:
+    """The model's processor with what the stage changes of it."""
+    changed = {name: getattr(stage, name) for name in ("several", "video") if getattr(stage, name) is not None}
+    return replace(
+        processor,
+        template=get_template(stage.template) if stage.template else processor.template,
+        policy=stage.layout or processor.policy,
+        max_tokens=min(stage.max_tokens or processor.max_tokens, processor.max_tokens),
+        cut=stage.over_length == "cut",
+        **changed,
+    )
+
+
+def rendered(stage: Stage) -> bool:
+    """Whether a stage draws its pictures."""
+    return any(stage.data.get(kind) for kind in KINDS)
+
+
+def open_indexes(
+    recipe: Recipe, stage: Stage, processor: Processor, root: Path, cache: Path, workers: int, progress: Progress | None
+) -> tuple[dict[str, Source], dict[str, Index]]:
+    """The sources that a stage names, and their indexes, made where they aren't in the cache.
+
+    Raises:
+        PumiceError: a source that isn't there or can't be read.
+    """
+    sources: dict[str, Source] = {}
+    indexes: dict[str, Index] = {}
+    for name in sorted(name for name, amount in stage.data.items() if amount > 0):
+        sources[name] = open_source(name, recipe.data[name], root, recipe.seed)
+        tell = None if progress is None else (lambda done, total, name=name: progress(name, done, total))
+        indexes[name] = build_index(sources[name], name, processor, cache, workers, tell)
+    return sources, indexes
+
+
+def open_feed(
+    recipe: Recipe,
+    stage: Stage,
+    processor: Processor,
+    root: Path,
+    cache: Path,
+    workers: int = 1,
+    progress: Progress | None = None,
+    view_cost: float = 0.0,
+) -> Feed:
+    """The feed of a stage; ``processor`` is the model's, ``view_cost`` what a view costs beside its tokens.
+
+    Raises:
+        PumiceError: what `open_indexes` and `plan` raise.
+    """
+    processor = stage_processor(processor, stage)
+    if rendered(stage):
+        return RenderedFeed(stage, processor, recipe.seed)
+    sources, indexes = open_indexes(recipe, stage, processor, root, cache, workers, progress)
+    return PlannedFeed(plan(indexes, stage, recipe.seed), sources, processor, view_cost)

@@ -1,0 +1,218 @@
+"""A source indexed once: what every sample costs and which can't be used, before a step is taken.
+
+    Source ──open headers, lay out──> parts/00000.parquet ... (tokens, views, supervised, problem) ──> Index
+
+Rows are laid out by the same code as in training, without decoding a pixel, so that the numbers are exact. Parts are
+written whole or not at all: a killed index goes on where it was. Parts of another file, tokenizer or layout are never
+mistaken for these: the folder's name holds a digest of them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pumice.data.sources import Source, stamp
+from pumice.encode import Processor, lay_out
+from pumice.types import Media, PumiceError, Sample
+
+PART = 2048
+"""Rows of a part: about a second of work."""
+VERSION = 1
+COLUMNS = {"row": "i8", "tokens": "i4", "views": "i4", "media": "i4", "supervised": "i4", "content": "u8"}
+MARKERS = ("<image>", "<video>")
+
+Problem = str
+"""Why a row is left out: "unreadable" (record or media), "no loss", "too long", or "" where it isn't."""
+
+
+class Row(NamedTuple):
+    """What is known of one sample. ``content`` is a hash of its text and media names: equal ones are duplicates."""
+
+    row: int
+    tokens: int = 0
+    views: int = 0
+    media: int = 0
+    supervised: int = 0
+    content: int = 0
+    literal: bool = False
+    problem: Problem = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Index:
+    """Columns over a source's rows, in order: int arrays by the names of COLUMNS, and why rows are left out."""
+
+    name: str
+    columns: dict[str, np.ndarray]
+    literal: np.ndarray
+    problem: np.ndarray
+    detail: list[str]
+
+    def __len__(self) -> int:
+        return len(self.problem)
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Numbers of the rows that can be trained on."""
+        return np.flatnonzero(self.problem == "")
+
+    @property
+    def duplicates(self) -> int:
+        """Usable rows that say the same about the same media as an earlier one."""
+        content = self.columns["content"][self.usable]
+        return len(content) - len(np.unique(content))
+
+
+def measure(source: Source, row: int, processor: Processor) -> Row:
+    """Index one row: the sample is laid out as training will do it."""
+    try:
+        sample = source.sample(row)
+        pieces = list(lay_out(sample, processor))
+    except PumiceError as error:
+        return Row(row, problem="unreadable", detail=str(error)[:400])
+    tokens = sum(len(piece.ids) for piece in pieces)
+    found = Row(
+        row,
+        tokens,
+        views=sum(piece.layout.views for piece in pieces if piece.layout),
+        media=len(sample.media),
+        supervised=sum(len(piece.ids) for piece in pieces if piece.span.loss),
+        content=_content(sample),
+        literal=_has_literal(sample),
+    )
+    if tokens > processor.max_tokens:
+        detail = f"{sample.id}: {tokens} tokens, the limit is {processor.max_tokens}"
+        return found._replace(problem="too long", detail=detail)
+    if not found.supervised:
+        return found._replace(problem="no loss", detail=f"{sample.id}: no answer, or none within the limit")
+    return found
+
+
+def _has_literal(sample: Sample) -> bool:
+    return any(
+        mark in part for turn in sample.turns for part in turn.content if isinstance(part, str) for mark in MARKERS
+    )
+
+
+def _content(sample: Sample) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    for turn in sample.turns:
+        for part in turn.content:
+            named = f"{part.name} {part.size}" if isinstance(part, Media) else part
+            digest.update(f"{turn.role}\0{named}\0".encode(errors="replace"))
+    return int.from_bytes(digest.digest(), "little")
+
+
+def index_folder(source: Source, name: str, processor: Processor, cache: Path) -> Path:
+    """Where the index of a source lies: its name ends in a digest of all that its numbers depend on."""
+    backend = getattr(processor.tokenizer, "backend_tokenizer", None)
+    said = backend.to_str() if backend is not None else repr(sorted(processor.tokenizer.get_vocab().items()))
+    policies = (processor.policy, processor.several, processor.video, processor.template)
+    policies += (processor.max_tokens, processor.cut, len(source))
+    text = f"{VERSION} {stamp(source)} {policies!r} {hashlib.sha256(said.encode()).hexdigest()}"
+    return cache / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def build_index(
+    source: Source,
+    name: str,
+    processor: Processor,
+    cache: Path,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Index:
+    """The index of a source, from ``cache`` as far as it is there. ``progress`` is told (rows done, rows in all).
+
+    Raises:
+        PumiceError: the cache can't be written. A faulty row is no error: it is in the index with its problem.
+    """
+    folder = index_folder(source, name, processor, cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = range(0, len(source), PART)
+    missing = [start for start in starts if not _part(folder, start).is_file()]
+    done = len(source) - sum(min(PART, len(source) - start) for start in missing)
+    for start in _measured(source, processor, folder, missing, workers):
+        done += min(PART, len(source) - start)
+        if progress:
+            progress(done, len(source))
+    return _read(name, [_part(folder, start) for start in starts])
+
+
+def _part(folder: Path, start: int) -> Path:
+    return folder / f"{start:010d}.parquet"
+
+
+def _measured(source: Source, processor: Processor, folder: Path, starts: list[int], workers: int) -> Iterator[int]:
+    """Measure and write parts; yields the start of each once it is on disk."""
+    if workers <= 1 or len(starts) <= 1:
+        for start in starts:
+            yield _write_part(source, processor, folder, start)
+        return
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with ProcessPoolExecutor(workers, initializer=_hold, initargs=(source, processor, folder)) as pool:
+        yield from pool.map(_held_part, starts)
+
+
+_held: tuple[Any, ...] = ()
+
+
+def _hold(*what: Any) -> None:
+    global _held
+    _held = what
+
+
+def _held_part(start: int) -> int:
+    source, processor, folder = _held
+    return _write_part(source, processor, folder, start)
+
+
+def _write_part(source: Source, processor: Processor, folder: Path, start: int) -> int:
+    import pyarrow as arrow
+    from pyarrow.parquet import write_table
+
+    rows = [measure(source, row, processor) for row in range(start, min(start + PART, len(source)))]
+    table = arrow.table({key: [getattr(row, key) for row in rows] for key in Row._fields}, schema=_schema())
+    path = _part(folder, start)
+    scratch = path.with_suffix(f".tmp-{os.getpid()}")
+    try:
+        write_table(table, scratch)
+        scratch.replace(path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise PumiceError(f"{path}: index not written ({error})") from None
+    return start
+
+
+def _schema() -> Any:
+    import pyarrow as arrow
+
+    kinds = {"i8": arrow.int64(), "i4": arrow.int32(), "u8": arrow.uint64()}
+    fields = [(name, kinds[kind]) for name, kind in COLUMNS.items()]
+    return arrow.schema([*fields, ("literal", arrow.bool_()), ("problem", arrow.string()), ("detail", arrow.string())])
+
+
+def _read(name: str, parts: list[Path]) -> Index:
+    from pyarrow.parquet import read_table
+
+    tables = [read_table(path) for path in parts]
+
+    def column(key: str, kind: Any) -> np.ndarray:
+        values = [np.asarray(table.column(key).to_numpy(), dtype=kind) for table in tables]
+        return np.concatenate(values) if values else np.zeros(0, dtype=kind)
+
+    return Index(
+        name,
+        {key: column(key, kind) for key, kind in COLUMNS.items()},
+        column("literal", bool),
+        column("problem", "U12"),
+        [text for table in tables for text in table.column("detail").to_pylist()],
+    )

@@ -1,0 +1,281 @@
+"""Sources of samples on disk, in the forms that LLaVA's data is published in.
+
+    DataConfig ──open_source──> Source: len(source), source.sample(row) ──> Sample (media opened, nothing decoded)
+
+A record that isn't what the form says is an error that names it; nothing is mended in silence, nothing swapped for
+another sample.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from pumice.config import SAMPLING, DataConfig
+from pumice.data.conversations import Opener, conversation
+from pumice.data.records import Records
+from pumice.messages import to_sample
+from pumice.types import PumiceError, Sample, Turn
+from pumice.vision.kinds import open_media
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp")
+
+
+class Source(Protocol):
+    """Samples by number. ``files`` are those whose change makes an index of the source stale."""
+
+    @property
+    def files(self) -> list[Path]: ...
+    def __len__(self) -> int: ...
+    def sample(self, row: int) -> Sample: ...
+
+
+def open_source(name: str, config: DataConfig, root: Path, seed: int = 0) -> Source:
+    """The source that a recipe names, under the data root.
+
+    Raises:
+        PumiceError: it isn't there (with where it is published), or isn't of its form.
+    """
+    path = root / Path(config.path).expanduser()
+    if not path.exists():
+        hint = f"; it is published at {config.url}" if config.url else ""
+        raise PumiceError(f"[data.{name}]: {path} doesn't exist{hint} (--data or PUMICE_DATA is the data root)")
+    return FORMATS[config.format](name, path, root / Path(config.media).expanduser(), config.sampling, seed)
+
+
+def choose(count: int, sampling: str, rng: random.Random) -> np.ndarray:
+    """Rows of a source of ``count`` that a sampling takes, in the file's order but for random, which shuffles.
+
+    A percentage is rounded up, as in LLaVA-NeXT.
+    """
+    how, _, amount = sampling.partition(":")
+    if how == "all":
+        return np.arange(count)
+    number = math.ceil(int(amount[:-1]) * count / 100) if amount.endswith("%") else int(amount)
+    number = min(number, count)
+    if how == "random":
+        return np.array(rng.sample(range(count), number), dtype=np.int64)
+    return np.arange(number) if how == "first" else np.arange(count - number, count)
+
+
+def _rng(seed: int, path: Path) -> random.Random:
+    """Of its own for each file, so that another file in the mixture changes nothing."""
+    return random.Random(f"{seed}-{path.name}")
+
+
+@dataclass
+class _Part:
+    """One file of a source and its chosen rows."""
+
+    records: Records
+    rows: np.ndarray
+
+
+class RecordSource:
+    """JSON or JSONL files of records, each chosen from as its sampling says."""
+
+    def __init__(
+        self, name: str, parts: Sequence[_Part], read: Callable[[dict[str, Any], Opener, str], Sample], media: Path
+    ) -> None:
+        self.name, self.parts, self.read, self.media = name, parts, read, media
+        self.ends = np.cumsum([len(part.rows) for part in parts])
+
+    @property
+    def files(self) -> list[Path]:
+        return [part.records.path for part in self.parts]
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def sample(self, row: int) -> Sample:
+        which = int(np.searchsorted(self.ends, row, side="right"))
+        part = self.parts[which]
+        number = int(part.rows[row - (self.ends[which - 1] if which else 0)])
+        where = f"{self.name}-{number}" if len(self.parts) == 1 else f"{self.name}-{part.records.path.stem}-{number}"
+        try:
+            return self.read(part.records[number], self.open, where)
+        except PumiceError as error:
+            raise PumiceError(f"{part.records.path}, record {number}: {error}") from None
+
+    def open(self, reference: str) -> Any:
+        return open_media(self.media / reference)
+
+
+def _llava(name: str, path: Path, media: Path, sampling: str, seed: int) -> RecordSource:
+    """A JSON or JSONL file, a brace list of them, or a YAML mixture."""
+    listed = _mixture(path) if path.suffix in (".yaml", ".yml") else [(path, sampling)]
+    parts = []
+    for file, chosen in listed:
+        records = Records(file)
+        parts.append(_Part(records, choose(len(records), chosen, _rng(seed, file))))
+    return RecordSource(name, parts, conversation, media)
+
+
+def _mixture(path: Path) -> list[tuple[Path, str]]:
+    """(file, sampling) pairs of a LLaVA-NeXT mixture; relative paths are relative to the YAML file."""
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        listed = data["datasets"]
+        pairs = [(path.parent / entry["json_path"], entry.get("sampling_strategy", "all")) for entry in listed]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        wanted = "expected datasets: a list of {json_path, sampling_strategy}"
+        raise PumiceError(f"{path}: {wanted} ({' '.join(repr(error).split())[:120]})") from None
+    missing = [str(file) for file, _ in pairs if not file.is_file()]
+    if missing:
+        raise PumiceError(f"{path}: {len(missing)} of its {len(pairs)} files don't exist: {', '.join(missing[:8])}")
+    strange = [how for _, how in pairs if not SAMPLING.fullmatch(str(how))]
+    if strange:
+        raise PumiceError(
+            f"{path}: sampling_strategy {strange[0]!r}; expected all, first:N, end:N or random:N, N or N%"
+        )
+    return pairs
+
+
+def _messages(name: str, path: Path, media: Path, sampling: str, seed: int) -> RecordSource:
+    """OpenAI-style messages, one object a line: {"messages": [...]}."""
+    records = Records(path)
+    part = _Part(records, choose(len(records), sampling, _rng(seed, path)))
+    return RecordSource(name, [part], lambda record, opener, where: _from_messages(record, media, where), media)
+
+
+def _from_messages(record: dict[str, Any], media: Path, where: str) -> Sample:
+    messages = record.get("messages")
+    if not isinstance(messages, list):
+        raise PumiceError(f"messages is {type(messages).__name__}, expected a list")
+    sample = to_sample([_rooted(message, media) for message in messages])
+    return Sample(sample.turns, id=str(record.get("id", where)), source=str(record.get("source", "")))
+
+
+def _rooted(message: Any, media: Path) -> Any:
+    """The message with its paths below the media folder."""
+    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+        return message
+    parts = []
+    for part in message["content"]:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in ("image", "video", "pdf") and isinstance(part.get(kind), str) and part[kind][:5] != "data:":
+            part = {**part, kind: str(media / part[kind])}
+        parts.append(part)
+    return {**message, "content": parts}
+
+
+class CaptionSource:
+    """A folder of pictures, each with its caption in a .txt file of the same name beside it."""
+
+    def __init__(self, name: str, path: Path, media: Path, sampling: str, seed: int) -> None:
+        self.name, self.path = name, path
+        found = sorted(file for file in path.rglob("*.txt") if file.is_file())
+        if not found:
+            raise PumiceError(f"[data.{name}]: {path} holds no .txt file; expected a caption beside every picture")
+        self.captions = [found[i] for i in choose(len(found), sampling, _rng(seed, path))]
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.path]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def sample(self, row: int) -> Sample:
+        file = self.captions[row]
+        pictures = [file.with_suffix(kind) for kind in PICTURES if file.with_suffix(kind).is_file()]
+        if len(pictures) != 1:
+            raise PumiceError(f"{file}: {len(pictures)} pictures of that name beside it, expected one")
+        try:
+            caption = file.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            raise PumiceError(f"{file}: {error}") from None
+        if not caption:
+            raise PumiceError(f"{file}: an empty caption")
+        turns = (Turn("user", tuple(open_media(pictures[0]))), Turn("assistant", (caption,)))
+        return Sample(turns, id=f"{self.name}-{file.stem}")
+
+
+class ParquetSource:
+    """LLaVA's conversations with embedded pictures: columns id, image or images ({bytes, path}), conversations.
+
+    A file, or a folder of them. The row group last read stays in memory.
+    """
+
+    def __init__(self, name: str, path: Path, media: Path, sampling: str, seed: int) -> None:
+        self.name, self.media = name, media
+        self.paths = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        if not self.paths:
+            raise PumiceError(f"[data.{name}]: {path} holds no .parquet file")
+        groups = [(file, group, rows) for file in self.paths for group, rows in enumerate(self._groups(file))]
+        self.groups = [(file, group) for file, group, _ in groups]
+        self.ends = np.cumsum([rows for _, _, rows in groups])
+        total = int(self.ends[-1]) if groups else 0
+        self.rows = choose(total, sampling, _rng(seed, path))
+        self._held: tuple[int, list[dict[str, Any]]] | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        return self.paths
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def sample(self, row: int) -> Sample:
+        number = int(self.rows[row])
+        which = int(np.searchsorted(self.ends, number, side="right"))
+        inside = number - int(self.ends[which - 1] if which else 0)
+        if self._held is None or self._held[0] != which:
+            self._held = (which, self._read(*self.groups[which]))
+        record = {key: value for key, value in self._held[1][inside].items() if value is not None}
+        try:
+            return conversation(record, self._open, f"{self.name}-{number}")
+        except PumiceError as error:
+            raise PumiceError(f"{self.groups[which][0]}, row {number}: {error}") from None
+
+    def _open(self, reference: Any) -> Any:
+        embedded = reference.get("bytes") if isinstance(reference, dict) else None
+        if embedded:
+            return open_media(embedded)
+        path = reference.get("path") if isinstance(reference, dict) else reference
+        if not isinstance(path, str):
+            raise PumiceError("a picture with neither bytes nor a path")
+        return open_media(self.media / path)
+
+    def _groups(self, path: Path) -> list[int]:
+        meta = _parquet(path).metadata
+        return [meta.row_group(group).num_rows for group in range(meta.num_row_groups)]
+
+    def _read(self, path: Path, group: int) -> list[dict[str, Any]]:
+        return _parquet(path).read_row_group(group).to_pylist()
+
+
+def _parquet(path: Path) -> Any:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise PumiceError("reading parquet needs pyarrow: pip install 'pumice[train]'") from None
+    try:
+        return ParquetFile(path)
+    except (OSError, ArrowException) as error:
+        raise PumiceError(f"{path}: not readable as parquet ({' '.join(str(error).split())[:160]})") from None
+
+
+FORMATS: dict[str, Callable[[str, Path, Path, str, int], Source]] = {
+    "llava": _llava,
+    "messages": _messages,
+    "captions": CaptionSource,
+    "parquet": ParquetSource,
+}
+"""Readers by the name of the form in a recipe; another form is one function or class of this signature."""
+
+
+def stamp(source: Source) -> int:
+    """A number that changes when one of the source's files does: names, sizes and times of writing."""
+    text = ";".join(f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in source.files)
+    return zlib.crc32(text.encode())
