@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from pumice.data.source import renderer
+from pumice.data.rendered import renderer
 from pumice.types import PumiceError
 
 if TYPE_CHECKING:
