@@ -93,3 +93,23 @@ def test_the_stop_token_is_what_follows_an_answer(tokenizer):
 def test_templates_that_fail_say_so(tokenizer, source, message):
     with pytest.raises(PumiceError, match=message):
         list(JinjaTemplate(source, tokenizer).spans([Turn("user", (PICTURE, "?"))]))
+
+
+@pytest.mark.parametrize("source", [CHAT, VICUNA, "{{ bos_token }}" + VICUNA])
+def test_a_tokenizer_that_begins_texts_itself_begins_the_conversation_once(source):
+    from tokenizers.processors import TemplateProcessing
+
+    from pumice.chat import own_start, spans
+    from pumice.encode import join, tokenize
+
+    made = make_tokenizer()
+    made.add_special_tokens({"bos_token": "<s>"})
+    start = made.convert_tokens_to_ids("<s>")
+    made.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", start)])
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What?"}]}]
+    written = made.apply_chat_template(messages, chat_template=source, tokenize=False, add_generation_prompt=True)
+    # transformers' processors leave out the tokenizer's own start where the template wrote it
+    wanted = made(written, add_special_tokens=not written.startswith("<s>")).input_ids
+    laid = join(spans([Turn("user", ("What?",))], JinjaTemplate(source, made), True, own_start(made)))
+    assert [token for span in laid for token in tokenize(made, str(span.content), span.markup)] == wanted
+    assert wanted.count(start) == 1

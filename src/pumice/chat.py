@@ -58,7 +58,11 @@ def spans(
     if not turns:
         raise PumiceError("a conversation needs at least one turn")
     if not isinstance(template, Template):
-        yield from template.spans(turns, prompt)
+        written = list(template.spans(turns, prompt))
+        # As transformers' processors: the tokenizer begins the text in its own way, unless the template did.
+        if start and not (written and written[0].content == start):
+            yield Span(start, "template", markup=True)
+        yield from written
         return
     if template.start is not None:
         start = template.start

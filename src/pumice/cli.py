@@ -235,7 +235,8 @@ def _train_parser(name: str) -> Parser:
         """
 pumice train recipes/pocket.toml --out runs/pocket
 pumice train recipes/pocket.toml seed=1 stages.read.steps=1800 --out runs/longer
-pumice train recipes/pocket.toml --out runs/pocket --resume""",
+pumice train recipes/pocket.toml --out runs/pocket --resume
+pumice train recipes/onevision-7b.toml --dry-run --device h100 --devices 64""",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="the recipe's file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
@@ -245,13 +246,25 @@ pumice train recipes/pocket.toml --out runs/pocket --resume""",
     parser.add_argument("--resume", action="store_true", help="start nothing new: an error unless DIR holds a run")
     parser.add_argument("--workers", type=positive, default=1, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the sources (default: PUMICE_DATA or data)")
+    parser.add_argument("--dry-run", action="store_true", help="say what it will take, and train nothing")
+    parser.add_argument("--device", metavar="NAME", help="with --dry-run: predict hours on this kind, such as h100")
+    parser.add_argument("--devices", type=positive, default=1, metavar="N", help="with --dry-run: how many of them")
+    parser.add_argument("--json", action="store_true", help="with --dry-run: print JSON")
     return parser
 
 
 def _train(args: argparse.Namespace) -> int:
     from pumice.config import load_recipe
 
-    load_recipe(args.recipe, args.overrides)  # shows mistakes before torch is imported
+    recipe = load_recipe(args.recipe, args.overrides)  # shows mistakes before torch is imported
+    if args.dry_run:
+        from pumice.plan.recipe import sizes_of
+        from pumice.train import course
+        from pumice.train.run import data_root
+
+        model = sizes_of(recipe, args.recipe)
+        course.main(recipe, model, data_root(args.data), args.device, args.devices, args.workers, args.json)
+        return 0
     out = args.out or Path("runs") / Path(args.recipe).stem
     if args.resume and not (out / "recipe.toml").is_file():
         raise PumiceError(f"{out}: no run to resume; leave --resume out to start one")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -62,8 +62,9 @@ class ConnectorConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The assistant's parts. ``lm`` is the name of a pretrained part or a folder; ``template`` its chat format.
+    """The assistant's parts. ``lm`` is the name of a pretrained part, a folder, or a hub's model in the local cache.
 
+    ``tokenizer`` is another place for its tokenizer, ``template`` its chat format.
     ``layout`` is that of one picture, ``several`` of each of several pictures (by default the same), ``video`` of
     videos. In TOML each is ``preset = "POCKET"`` (a name of vision.layout.PRESETS, or of vision.frames.VIDEO_PRESETS),
     keys of a Policy or VideoPolicy, or a preset with some keys changed.
@@ -74,6 +75,7 @@ class ModelConfig:
     layout: Policy
     connector: ConnectorConfig = field(default_factory=ConnectorConfig)
     template: str = "chatml"
+    tokenizer: str | None = None
     several: Policy | None = None
     video: VideoPolicy | None = None
 
@@ -238,7 +240,8 @@ class _RecipeReader(toml.Reader):
         for stage in recipe.stages:
             for name in ("layout", "several", "video"):
                 self.same_tiles(getattr(stage, name), whole, ("stages", stage.name, name))
-        return recipe
+        used = {name for stage in recipe.stages for name in stage.data}
+        return replace(recipe, data={name: source for name, source in recipe.data.items() if name in used})
 
     def same_tiles(self, policy: Policy | VideoPolicy | None, whole: tuple[int, int], key: toml.Key) -> None:
         """Refuse a layout that the model's tower and connector don't give."""
@@ -271,14 +274,15 @@ class _RecipeReader(toml.Reader):
         if isinstance(data, dict) and "name" in data:
             raise self.error((*key, "name"), f"the table's own name is the stage's: [stages.{name}]")
         stage: Stage = self.value(Stage, {**data, "name": name} if isinstance(data, dict) else data, key)
+        stage = replace(stage, data={k: amount for k, amount in stage.data.items() if amount})
         if not any(stage.lr.values()):
             raise self.error((*key, "lr"), "nothing is trained; expected a learning rate above 0")
-        if not any(stage.data.values()):
+        if not stage.data:
             raise self.error((*key, "data"), "nothing to train on; expected a weight above 0")
-        drawn = [kind for kind in KINDS if stage.data.get(kind)]
+        drawn = [kind for kind in KINDS if kind in stage.data]
         if drawn and not stage.steps:
             raise self.error((*key, "steps"), f"missing; {drawn[0]} is rendered without end")
-        if drawn and len(drawn) < sum(weight > 0 for weight in stage.data.values()):
+        if drawn and len(drawn) < len(stage.data):
             raise self.error((*key, "data"), "rendered kinds and sources on disk in one stage aren't supported")
         if (stage.batch > 0) == (stage.batch_tokens > 0) or (drawn and not stage.batch):
             raise self.error((*key, "batch"), "expected a number of samples, or batch_tokens in its place")

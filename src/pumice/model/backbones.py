@@ -9,6 +9,7 @@ transformers knows the older names of weights and builds without initialising tw
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,10 +71,12 @@ def load(
         PumiceError: weights that are missing, unknown or of another shape, or no weights.
     """
     where, folder, state = ("weights", None, source) if isinstance(source, Mapping) else (source, source, None)
+    kinds = {value.dtype for value in (state or {}).values() if value.is_floating_point()} or {torch.float32}
+    widest = functools.reduce(torch.promote_types, kinds)
     with quiet():
         try:
             model, report = model_class.from_pretrained(
-                folder, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
+                folder, config=config, state_dict=state, dtype=widest, output_loading_info=True
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise PumiceError(

@@ -5,6 +5,7 @@ ModelConfig ──parts, folders──> tower + connector + lm ──> Assistant
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,39 @@ from pumice.pocket.parts import PARTS, get_part
 from pumice.templates import get_template
 from pumice.types import PumiceError
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+"""A model of a hub: its owner and its name."""
 
-def locate(source: str) -> Path:
-    """The folder of a pretrained part, or of a model that the user has.
+
+def locate(source: str, file: str = "config.json") -> Path:
+    """The folder of a pretrained part, of a model that the user has, or of a hub's model in the local cache.
+
+    Nothing is fetched from a hub. ``file`` must lie in a folder of the user's.
 
     Raises:
-        PumiceError: neither a known part nor a folder.
+        PumiceError: none of them.
     """
     if source in PARTS:
         return get_part(source)
     folder = Path(source).expanduser()
-    if not (folder / "config.json").is_file():
+    if any(folder.glob(file)):
+        return folder
+    if HUB_ID.fullmatch(source) and not folder.exists():
+        return _cached(source)
+    raise PumiceError(f"{source!r} is neither a pretrained part ({', '.join(PARTS)}) nor a folder with a {file}")
+
+
+def _cached(source: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError):
         raise PumiceError(
-            f"{source!r} is neither a pretrained part ({', '.join(PARTS)}) nor a folder with a config.json"
-        )
-    return folder
+            f"{source!r} is neither a folder nor in the hub's cache on this machine, and nothing is fetched here: "
+            f"run `hf download {source}` where there is a network, or name a folder that holds it"
+        ) from None
 
 
 def load_tower(config: TowerConfig) -> Tower:
@@ -81,7 +100,8 @@ def build_processor(config: ModelConfig) -> Processor:
 
     folder = locate(config.lm)
     pixels = tower_class(config.tower.type).pixels
-    tokenizer, template = AutoTokenizer.from_pretrained(folder), get_template(config.template)
+    tokenizer = AutoTokenizer.from_pretrained(locate(config.tokenizer, "tokenizer*") if config.tokenizer else folder)
+    template = get_template(config.template)
     check_marks(template, tokenizer)
     return Processor(
         tokenizer=tokenizer,

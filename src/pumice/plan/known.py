@@ -8,7 +8,9 @@ hold a few padded rows more). OpenELM's blocks follow the rule of its paper (arX
 
 from __future__ import annotations
 
-from pumice.formats.published import CLIP_B_32, CLIP_L_336, SIGLIP_SO400M
+from dataclasses import replace
+
+from pumice.formats.published import CLIP_B_32, CLIP_L_336, HUB_TOWERS, SIGLIP_SO400M
 from pumice.formats.sizes import Block, Connector, LanguageModel, Model, Tower, divisible
 from pumice.vision.frames import LLAVA_VIDEO_7B, LLAVA_VIDEO_72B, ONEVISION_VIDEO, VideoPolicy
 from pumice.vision.layout import ELVA, LLAVA_15, NEXT_CLIP, ONEVISION, Policy
@@ -47,11 +49,30 @@ LLAMA_160M = uniform(768, 12, 12, 12, 3072, 32000)
 TINY_VICUNA = uniform(2048, 22, 32, 4, 5632, 32000)
 PHI3_MINI = uniform(3072, 32, 32, 32, 8192, 32064)
 
-PART_LMS = {"smollm2-135m-instruct": uniform(576, 30, 9, 3, 1536, 49152, tied=True)}
-"""Language models that a recipe names as a pretrained part (pocket/parts.py)."""
+PART_LMS = {
+    "smollm2-135m-instruct": uniform(576, 30, 9, 3, 1536, 49152, tied=True),
+    "lmsys/vicuna-7b-v1.5": VICUNA_7B,
+    "lmsys/vicuna-13b-v1.5": VICUNA_13B,
+    "mistralai/Mistral-7B-Instruct-v0.2": MISTRAL_7B,
+    "NousResearch/Nous-Hermes-2-Yi-34B": YI_34B,
+    "Qwen/Qwen2-0.5B-Instruct": QWEN2_05B,
+    "Qwen/Qwen2-7B-Instruct": QWEN2_7B,
+    "Qwen/Qwen2-72B-Instruct": QWEN2_72B,
+    "Felladrin/Llama-160M-Chat-v1": LLAMA_160M,
+    "Jiayi-Pan/Tiny-Vicuna-1B": TINY_VICUNA,
+    "microsoft/Phi-3-mini-4k-instruct": PHI3_MINI,
+    "apple/OpenELM-270M-Instruct": openelm(1280, 16),
+    "apple/OpenELM-450M-Instruct": openelm(1536, 20),
+    "apple/OpenELM-1_1B-Instruct": openelm(2048, 28),
+}
+"""Language models that recipes name, as a pretrained part or on a hub: their sizes are known without a download."""
 
-PART_TOWERS = {"dinov2-small-14": Tower("dinov2", width=384, layers=12, ffn=1536, tile=518, patch=14, used=12)}
-"""Towers that a recipe names as a pretrained part; the recipe sets tile and blocks."""
+PART_TOWERS = {
+    "dinov2-small-14": Tower("dinov2", width=384, layers=12, ffn=1536, tile=518, patch=14, used=12),
+    # CLIP's and SigLIP's features don't pass the final norm, which a recipe's model doesn't build.
+    **{name: replace(tower, final_norm=False) for name, tower in HUB_TOWERS.items()},
+}
+"""Towers that recipes name, as a pretrained part (pocket/parts.py) or on a hub; the recipe sets tile and blocks."""
 
 
 def _line(

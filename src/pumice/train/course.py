@@ -1,0 +1,225 @@
+"""What a run will take, before it starts: `pumice train RECIPE --dry-run`.
+
+    recipe ──sizes──> parameters, FLOPs, memory        sources on disk ──index, plan──> exact samples, steps, tokens
+
+A source that isn't on this machine counts with the samples that the recipe says it has; its tokens are then unknown,
+and so is what follows from them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pumice.config import Recipe, Stage
+from pumice.data.feed import PlannedFeed, open_feed, rendered
+from pumice.data.plan import Plan, Progress
+from pumice.encode import Processor
+from pumice.formats.sizes import Model
+from pumice.plan.costs import connector_flops, connector_parameters, decode_flops, lm_parameters, tower_flops
+from pumice.plan.costs import tower_parameters as count_tower
+from pumice.plan.devices import Device
+
+STATE_BYTES = 12
+"""Bytes beside a trained fp32 weight: its gradient and AdamW's two moments."""
+
+
+@dataclass
+class Course:
+    """One stage's. ``tokens``, ``views``, ``supervised`` are totals, None where unknown; FLOPs of all passes.
+
+    ``memory`` are bytes of weights, gradients and moments on one device; activations come on top.
+    """
+
+    stage: str
+    objective: str
+    samples: int
+    steps: int
+    parameters: int
+    trained: int
+    memory: int
+    tokens: int | None = None
+    views: int | None = None
+    supervised: int | None = None
+    flops: float | None = None
+    seconds: float | None = None
+    missing: list[str] = field(default_factory=list)
+    sources: dict[str, int] = field(default_factory=dict)
+
+
+def course(
+    recipe: Recipe,
+    model: Model,
+    make_processor: Callable[[], Processor],
+    root: Path,
+    cache: Path,
+    device: Device | None = None,
+    devices: int = 1,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> list[Course]:
+    """The course of every stage. The tokenizer is asked for only where a source is on this machine.
+
+    Raises:
+        PumiceError: a source that is there but can't be indexed or planned.
+    """
+    found = []
+    for stage in recipe.stages:
+        one = _begin(recipe, stage, model)
+        planned = None
+        missing = [name for name in stage.data if name in recipe.data and not (root / recipe.data[name].path).exists()]
+        if not rendered(stage) and not missing:
+            feed = open_feed(recipe, stage, make_processor(), root, cache, workers, progress)
+            planned = feed.plan if isinstance(feed, PlannedFeed) else None
+        one.missing = missing
+        if planned is not None:
+            _count(one, stage, model, planned)
+            if device is not None and one.flops is not None:
+                one.seconds = one.flops / (device.usable_flops * devices)
+        found.append(one)
+    return found
+
+
+def _begin(recipe: Recipe, stage: Stage, model: Model) -> Course:
+    """What is known without the data."""
+    passes = {name: recipe.data[name].samples * amount for name, amount in stage.data.items() if name in recipe.data}
+    samples = stage.steps * stage.batch if stage.steps else round(sum(passes.values()))
+    steps = stage.steps or (math.ceil(samples / stage.batch) if stage.batch else 0)
+    sizes = {
+        "tower": count_tower(model.tower),
+        "connector": connector_parameters(model),
+        "newline": model.newline * model.lm.hidden,
+        "lm": lm_parameters(model.lm),
+    }
+    trained = sum(size for name, size in sizes.items() if stage.lr.get(name))
+    if stage.lora is not None:
+        trained += lora_parameters(model, stage.lora.rank) - sizes["lm"]
+    total = sum(sizes.values()) + (lora_parameters(model, stage.lora.rank) if stage.lora else 0)
+    return Course(stage.name, stage.objective, samples, steps, total, trained, 4 * total + STATE_BYTES * trained)
+
+
+def lora_parameters(model: Model, rank: int) -> int:
+    """Weights of low-rank matrices beside every linear layer of a language model's blocks (lora.TARGETS)."""
+    H, d = model.lm.hidden, model.lm.head_dim
+    sides = 0
+    for heads, kv_heads, ffn in model.lm.blocks:
+        sides += 2 * (H + heads * d) + 2 * (H + kv_heads * d) + 3 * (H + ffn)
+    return rank * sides
+
+
+def _count(one: Course, stage: Stage, model: Model, planned: Plan) -> None:
+    """Fill in what follows from a plan."""
+    one.samples, one.steps = len(planned.row), planned.steps
+    one.tokens, one.views = int(planned.tokens.sum()), int(planned.views.sum())
+    one.supervised = int(planned.supervised.sum())
+    counts = np.bincount(planned.source, minlength=len(planned.names))
+    one.sources = {name: int(count) for name, count in zip(planned.names, counts, strict=True)}
+    one.flops = training_flops(stage, model, planned)
+
+
+def training_flops(stage: Stage, model: Model, planned: Plan) -> float:
+    """FLOPs of forward and backward passes over a plan.
+
+    A pass back costs one forward's work for the gradient of what came in, where something before it trains, and one
+    for its own weights, where they train; recomputed activations cost one more forward through the blocks.
+    """
+    side = model.policy.side**2
+    tower = planned.views.sum() * float(tower_flops(model.tower, model.tower.used))
+    connector = planned.views.sum() * side * float(connector_flops(model))
+    head = 2.0 * model.lm.vocab * model.lm.hidden
+    first = float(decode_flops(model.lm, 1)) - head
+    attended = float(decode_flops(model.lm, 2) - decode_flops(model.lm, 1))
+    tokens = planned.tokens.astype(np.float64)
+    blocks = (tokens * first + attended * tokens * (tokens - 1) / 2).sum()
+    on = {name: bool(stage.lr.get(name)) for name in ("tower", "connector", "lm")}
+    below = on["tower"] or on["connector"]
+    lm_weights = on["lm"] and stage.lora is None
+    times_tower = 1 + 2 * on["tower"]
+    times_connector = 1 + on["connector"] + on["tower"]
+    times_lm = 1 + (below or on["lm"]) + lm_weights + stage.gradient_checkpointing
+    times_head = 2 + lm_weights
+    supervised = float(planned.supervised.sum()) * head
+    return tower * times_tower + connector * times_connector + blocks * times_lm + supervised * times_head
+
+
+def print_course(recipe: Recipe, found: Sequence[Course], as_json: bool = False) -> None:
+    """The courses as a table for a person, or as JSON."""
+    if as_json:
+        print(json.dumps({"recipe": recipe.name, "stages": [asdict(one) for one in found]}, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{recipe.name}: {recipe.model.lm} with {recipe.model.tower.source}", title_justify="left")
+    table.add_column("stage")
+    for one in found:
+        table.add_column(one.stage, justify="right")
+    for row in zip(ROWS, *(_cells(one) for one in found), strict=True):
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    for one in found:
+        for name in one.missing:
+            where = recipe.data[name].url or "nowhere that the recipe names"
+            console.print(f"{one.stage}: {name} isn't on this machine, its count is the recipe's; published at {where}")
+
+
+ROWS = (
+    "objective",
+    "samples",
+    "steps",
+    "tokens",
+    "supervised",
+    "views",
+    "weights",
+    "trained",
+    "state",
+    "EFLOPs",
+    "hours",
+)
+
+
+def _cells(one: Course) -> list[str]:
+    share = f"{one.supervised / one.tokens:.0%}" if one.tokens and one.supervised is not None else "?"
+
+    def number(value: float | None, form: str = ",.0f", unit: str = "") -> str:
+        return f"{value:{form}}{unit}" if value is not None else "?"
+
+    return [
+        one.objective,
+        number(one.samples),
+        number(one.steps or None),
+        number(one.tokens),
+        share,
+        number(one.views),
+        number(one.parameters / 1e6, ",.1f", " M"),
+        number(one.trained / 1e6, ",.1f", " M"),
+        number(one.memory / 2**30, ",.1f", " GiB"),
+        number(one.flops and one.flops / 1e18, ",.3g"),
+        number(one.seconds and one.seconds / 3600, ",.2f"),
+    ]
+
+
+def main(
+    recipe: Recipe, model: Model, root: Path, device: str | None, devices: int, workers: int, as_json: bool
+) -> None:
+    """Print what a recipe's run will take on ``devices`` of a kind; without a kind no hours are said."""
+    from pumice.model.build import build_processor
+    from pumice.plan.devices import find_device
+    from pumice.pocket.parts import cache_dir
+
+    chosen = find_device(device) if device else None
+    made: list[Processor] = []
+
+    def processor() -> Processor:
+        if not made:
+            made.append(build_processor(recipe.model))
+        return made[0]
+
+    found = course(recipe, model, processor, root, cache_dir() / "index", chosen, devices, workers)
+    print_course(recipe, found, as_json)

@@ -1,0 +1,196 @@
+"""The recipes of the line: complete, planned with their published counts, and run with a tiny stand-in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MARKS
+from hf_models import TINY
+from PIL import Image
+from test_data import parquet, said, write
+from test_video import film
+
+from pumice.config import Recipe, load_recipe
+from pumice.plan.recipe import sizes_of
+from pumice.templates import get_template
+from pumice.train.course import course
+from pumice.train.parallel import World
+from pumice.train.run import train
+from pumice.types import PumiceError
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+LINE = sorted(p.stem for p in RECIPES.glob("*.toml") if p.stem not in ("pocket", "tiny"))
+STEPS = {
+    # 558,128 pairs and 665,298 conversations, in batches as published
+    "llava-1.5-7b": [2181, 5198],
+    "elva-160m": [4361, 5198],
+    "elva-3.8b": [8721, 10396],
+    "onevision-0.5b": [1091, 7813, 6250, 3125],
+    "onevision-7b": [2181, 15625, 12500, 6250],
+}
+TRAINED = {
+    # spec: computed sizes of the connectors; the whole model in the later stages
+    "llava-1.5-7b": 20_979_712,
+    "onevision-0.5b": 1_836_800,
+    "onevision-7b": 16_980_992,
+    "onevision-72b": 76_562_432,
+}
+
+
+def dry(recipe: Recipe, tmp_path: Path):
+    def never():
+        raise AssertionError("no tokenizer is needed while no source is there")
+
+    return course(recipe, sizes_of(recipe, recipe.name), never, tmp_path, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", LINE)
+def test_a_recipe_is_complete_and_planned_without_weights_or_data(name, tmp_path):
+    recipe = load_recipe(RECIPES / f"{name}.toml")
+    for source in recipe.data.values():
+        assert source.url
+        assert source.licence
+        assert source.samples
+    found = dry(recipe, tmp_path)
+    assert [one.steps for one in found] == STEPS.get(name, [one.steps for one in found])
+    assert all(one.steps > 1000 and one.missing for one in found)
+    if name in TRAINED:
+        assert found[0].trained == TRAINED[name]
+    assert found[-1].trained > 0.7 * found[-1].parameters - 90e6  # all but ELVA's tower
+    assert found[-1].memory == 4 * found[-1].parameters + 12 * found[-1].trained
+
+
+def test_the_line_has_every_size():
+    wanted = {
+        "llava-1.5": ["7b", "13b"],
+        "llava-next": ["vicuna-7b", "mistral-7b", "34b"],
+        "onevision": ["0.5b", "7b", "72b"],
+        "llava-video": ["7b"],
+        "elva": ["160m", "270m", "450m", "1b", "3.8b", "7b", "13b"],
+    }
+    assert sorted(f"{line}-{size}" for line, sizes in wanted.items() for size in sizes) == LINE
+
+
+# a tiny stand-in
+
+
+def stand_in(recipe: Recipe, folder: Path) -> list[str]:
+    """Overrides that put tiny random parts and a made-up sample of data into the place of the real ones."""
+    import transformers
+
+    from pumice.model.openelm import OpenELMConfig
+
+    tower, lm = folder / "tower", folder / "lm"
+    policy, kind = recipe.model.layout, recipe.model.tower.type
+    vision = {**TINY, "num_hidden_layers": 2, "image_size": policy.tile, "patch_size": policy.tile // policy.side}
+    made = {"clip": ("CLIPVisionConfig", "CLIPVisionModel"), "siglip": ("SiglipVisionConfig", "SiglipVisionModel")}
+    config, model = (getattr(transformers, name) for name in made[kind])
+    torch.manual_seed(0)
+    model(config(**vision)).save_pretrained(tower)
+    tokenizer = make_tokenizer([m for s in ("v1", recipe.model.template) for m in get_template(s).marks])
+    tokenizer.save_pretrained(lm)
+    fields = {**TINY, "num_hidden_layers": 2, "num_key_value_heads": 2, "vocab_size": len(tokenizer)}
+    fields |= {"max_position_embeddings": 4096}
+    if "OpenELM" in recipe.model.lm:
+        text = OpenELMConfig(
+            vocab_size=len(tokenizer), model_dim=32, head_dim=16, num_transformer_layers=2, num_query_heads=[2, 2],
+            num_kv_heads=[1, 2], ffn_multipliers=[0.5, 1.0], ffn_dim_divisor=16, max_context_length=4096,
+        )  # fmt: skip
+    else:
+        named = {"Qwen": "Qwen2Config", "Mistral": "MistralConfig", "Phi": "Phi3Config"}
+        kind = next((made for sign, made in named.items() if sign in recipe.model.lm), "LlamaConfig")
+        text = getattr(transformers, kind)(**fields, **({"pad_token_id": 0} if kind == "Phi3Config" else {}))
+    transformers.AutoModelForCausalLM.from_config(text).save_pretrained(lm)
+    overrides = [f'model.lm="{lm}"', f'model.tower.source="{tower}"', "model.tower.layers=[2]", 'precision="fp32"']
+    if recipe.model.tokenizer:
+        overrides.append(f'model.tokenizer="{lm}"')
+    if recipe.start != "parts":
+        overrides.append('start="parts"')
+    for name, source in recipe.data.items():
+        made_up(folder / "data", source.path, source.format, videos=recipe.model.video is not None and "video" in name)
+        overrides.append(f'data.{name}.media="."')
+    for stage in recipe.stages:
+        overrides += [f"stages.{stage.name}.batch=3", f"stages.{stage.name}.pack_tokens=0"]
+    return overrides
+
+
+def make_tokenizer(marks: list[str]):
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=core)
+    made.add_special_tokens({"additional_special_tokens": list(dict.fromkeys([*MARKS, *(m.strip() for m in marks)]))})
+    return made
+
+
+def made_up(root: Path, path: str, format: str, videos: bool) -> None:
+    """Six records in the form of a source: a small picture, a wide one, two pictures, text alone, a video."""
+    root.mkdir(exist_ok=True)
+    for name, size in (("a", (60, 40)), ("b", (90, 30))):
+        Image.new("RGB", size, (200, 30, 90)).save(root / f"{name}.png")
+    asked = said("<image>\nWhat is it?", "A square.")
+    records = [{"id": str(i), "image": "ab"[i % 2] + ".png", "conversations": asked} for i in range(4)]
+    records += [{"id": "text", "conversations": said("Say yes.", "Yes.")}]
+    if videos:
+        film(root / "v.mp4", frames=6)
+        records += [{"id": "video", "video": "v.mp4", "conversations": asked}]
+    if "onevision" in path or videos:
+        records += [
+            {"id": "two", "image": ["a.png", "b.png"], "conversations": said("<image>\n<image>\nAlike?", "No.")}
+        ]
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if format == "parquet":
+        target.mkdir()
+        rows = [{**r, "image": {"bytes": (root / r["image"]).read_bytes(), "path": None}} for r in records[:4]]
+        parquet(target / "0.parquet", rows)
+    elif target.suffix == ".yaml":
+        write(target.with_suffix(".json"), records)
+        target.write_text(f"datasets: [{{json_path: {target.stem}.json, sampling_strategy: 'first:100%'}}]")
+    else:
+        write(target, records)
+
+
+@pytest.mark.parametrize("name", LINE)
+def test_a_recipe_runs_with_a_tiny_stand_in(name, tmp_path):
+    overrides = stand_in(load_recipe(RECIPES / f"{name}.toml"), tmp_path)
+    recipe = load_recipe(RECIPES / f"{name}.toml", overrides)
+    learner = train(recipe, tmp_path / "run", World(), tmp_path / "data")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log-0.jsonl").read_text().splitlines()]
+    assert [row["stage"] for row in rows] == [stage.name for stage in recipe.stages]
+    assert all(0 < row["answer_loss"] < 20 and "skipped" not in row for row in rows)
+    assert all(parameter.isfinite().all() for parameter in learner.model.parameters())
+
+
+def test_the_dry_run_counts_what_is_there(tmp_path):
+    path = RECIPES / "elva-160m.toml"
+    overrides = stand_in(load_recipe(path), tmp_path)
+    (tmp_path / "data" / "llava_v1_5_mix665k.json").unlink()
+    # fmt: off
+    command = [sys.executable, "-m", "pumice.cli", "train", str(path), *overrides, "--data", str(tmp_path / "data"),
+               "--dry-run", "--json", "--device", "h100"]
+    # fmt: on
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    align, instruct = json.loads(done.stdout)["stages"]
+    assert (align["samples"], align["steps"], align["sources"]) == (5, 2, {"blip_558k": 5})
+    assert align["missing"] == []
+    assert align["views"] == 4 * 2
+    assert align["tokens"] > 4 * 98
+    assert 0 < align["supervised"] < align["tokens"]
+    assert align["seconds"] == pytest.approx(align["flops"] / (989.4e12 * 0.5))
+    assert (instruct["missing"], instruct["tokens"], instruct["samples"]) == (["mix_665k"], None, 665298)
+
+
+def test_what_isnt_on_this_machine_is_said_and_how_to_get_it(tmp_path):
+    recipe = load_recipe(RECIPES / "llava-1.5-7b.toml")
+    with pytest.raises(PumiceError, match=r"openai/clip-vit-large-patch14-336.*hf download"):
+        train(recipe, tmp_path / "run", World(), tmp_path)
