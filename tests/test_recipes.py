@@ -194,3 +194,55 @@ def test_what_isnt_on_this_machine_is_said_and_how_to_get_it(tmp_path):
     recipe = load_recipe(RECIPES / "llava-1.5-7b.toml")
     with pytest.raises(PumiceError, match=r"openai/clip-vit-large-patch14-336.*hf download"):
         train(recipe, tmp_path / "run", World(), tmp_path)
+
+
+def test_a_run_begins_from_a_published_checkpoint(tmp_path):
+    """LLaVA-Video begins from OneVision: the named modules are the checkpoint's, whatever the parts were."""
+    from hf_models import make_model
+    from hf_models import make_tokenizer as hf_tokenizer
+
+    from pumice.train.run import make_learner
+    from pumice.train.start import begin_from
+
+    tokenizer = hf_tokenizer()
+    checkpoint = make_model("onevision", tokenizer)
+    checkpoint.save_pretrained(tmp_path / "checkpoint")
+    text, vision = checkpoint.config.text_config, checkpoint.config.vision_config
+    import transformers
+
+    tokenizer.save_pretrained(tmp_path / "lm")
+    # A base of fewer words, as before <image> was added
+    smaller = type(text).from_dict(text.to_dict() | {"vocab_size": text.vocab_size - 2})
+    transformers.AutoModelForCausalLM.from_config(smaller).save_pretrained(tmp_path / "lm")
+    transformers.SiglipVisionModel(vision).save_pretrained(tmp_path / "tower")
+    layers, side = vision.num_hidden_layers, vision.image_size // vision.patch_size
+    recipe = load_recipe(
+        RECIPES / "llava-video-7b.toml",
+        [
+            f'model.lm="{tmp_path / "lm"}"',
+            f'model.tower.source="{tmp_path / "tower"}"',
+            f"model.tower.layers=[{layers}]",
+            f"model.tower.tile={vision.image_size}",
+            *(
+                f"model.{kind}.{key}"
+                for kind in ("layout", "several", "video")
+                for key in (f"tile={vision.image_size}", f"side={side}")
+            ),
+        ],
+    )
+    learner = make_learner(recipe, 0)
+    before = learner.model.tower.state_dict()
+    before = {name: value.clone() for name, value in before.items()}
+    begin_from(str(tmp_path / "checkpoint"), learner, ["connector", "newline", "lm"])
+    theirs = checkpoint.state_dict()
+    wanted = theirs["model.language_model.embed_tokens.weight"][: text.vocab_size - 2]
+    assert torch.equal(learner.model.lm.get_input_embeddings().weight, wanted)
+    assert torch.equal(learner.model.newline, theirs["model.image_newline"])
+    assert all(torch.equal(value, before[name]) for name, value in learner.model.tower.state_dict().items())
+    begin_from(str(tmp_path / "checkpoint"), learner)
+    assert not any(
+        torch.equal(value, before[name]) and value.dim() > 1 for name, value in learner.model.tower.state_dict().items()
+    )
+    (tmp_path / "checkpoint" / "model.safetensors").unlink()
+    with pytest.raises(PumiceError, match="no weights"):
+        begin_from(str(tmp_path / "checkpoint"), learner)

@@ -22,7 +22,7 @@ from pumice.train.lora import add_lora, lora_pairs
 from pumice.train.objectives import Learner, alignment_targets, split_words
 from pumice.train.optim import factor
 from pumice.train.parallel import World
-from pumice.train.run import start_from
+from pumice.train.start import start_from
 from pumice.types import Batch, Glyph, PumiceError
 from pumice.vision.layout import PRESETS, layout
 

@@ -170,9 +170,9 @@ class Recipe:
     """A whole run: the model and the stages that train it, in order. ``name`` is the file's unless it says another.
 
     ``precision`` is that of matrix products (weights stay fp32); auto is bf16 where the hardware multiplies it fast.
-    ``start`` are the weights to begin from: parts (pretrained parts alone), pocket (the shipped weights), or a path to
-    a run's delta.safetensors. ``start_modules`` are the modules taken from there; the others begin anew. ``data`` are
-    the sources on disk that stages name.
+    ``start`` are the weights to begin from: parts (pretrained parts alone), pocket (the shipped weights), a path to a
+    run's delta.safetensors, or a checkpoint's folder or name on a hub. ``start_modules`` are the modules taken from
+    there; the others begin anew. ``data`` are the sources on disk that stages name.
     """
 
     name: str

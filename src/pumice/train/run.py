@@ -15,19 +15,20 @@ from typing import Any
 
 import torch
 
-from pumice.config import MODULES, Recipe, Stage, digest, load_recipe, resolved
+from pumice.config import Recipe, Stage, digest, load_recipe, resolved
 from pumice.data.feed import Feed, open_feed
 from pumice.encode import Processor
 from pumice.model.build import auto_dtype, build_model, build_processor, load_tower
-from pumice.model.weights import HEAD, apply_tensors, pack_delta, read_delta, save_delta
-from pumice.pocket.parts import WEIGHTS, cache_dir
+from pumice.model.weights import pack_delta, save_delta
+from pumice.pocket.parts import cache_dir
 from pumice.train.checkpoint import checkpoints, has_low_rank, load_training_state, read_state
 from pumice.train.dense import DenseHead
 from pumice.train.loop import Run, run_stage
-from pumice.train.lora import add_lora, has_lora, lora_pairs, set_lora_pairs
+from pumice.train.lora import add_lora, has_lora, lora_pairs
 from pumice.train.metrics import Printer
 from pumice.train.objectives import Learner
 from pumice.train.parallel import World, join_world, leave_world, main_first
+from pumice.train.start import begin_from
 from pumice.types import PumiceError
 
 
@@ -96,7 +97,7 @@ def train(recipe: Recipe, out: Path, world: World, data: Path = Path("data")) ->
         load_training_state(found[-1], learner)
     elif recipe.start != "parts":
         _need_lora(recipe, learner, len(recipe.stages) - 1)
-        start_from(WEIGHTS if recipe.start == "pocket" else Path(recipe.start), learner, recipe.start_modules)
+        begin_from(recipe.start, learner, recipe.start_modules)
     processor, dtype = build_processor(recipe.model), precision(recipe, world.device)
     run = Run(learner, processor, recipe.seed, out, world, Printer(), dtype, saves=state["saves"])
     _stop_on_signals(run)
@@ -148,25 +149,6 @@ def export_delta(recipe: Recipe, learner: Learner, path: Path, note: str) -> Non
     """Write what was trained as a small file that `pumice.load` takes."""
     packed = pack_delta(learner.model, load_tower(recipe.model.tower), lora_pairs(learner.model.lm), learner.head)
     save_delta(packed, path, {"recipe": recipe.name, "digest": digest(recipe), "stage": note})
-
-
-def start_from(path: Path, learner: Learner, modules: Sequence[str] = MODULES) -> None:
-    """Begin from the named modules of a delta; of the language model, its low-rank matrices where there are any.
-
-    Raises:
-        PumiceError: not a delta, or it doesn't fit the recipe's model.
-    """
-    tensors, _ = read_delta(path)
-    tensors = {name: value for name, value in tensors.items() if name.partition(".")[0] in modules}
-    head = {name.removeprefix(HEAD): value for name, value in tensors.items() if name.startswith(HEAD)}
-    low_rank = {name: value for name, value in tensors.items() if name.startswith("lm.") and has_lora(learner.model.lm)}
-    rest = {name: value for name, value in tensors.items() if not name.startswith(HEAD) and name not in low_rank}
-    apply_tensors(learner.model, rest)
-    if head:
-        learner.head.load_state_dict(learner.head.state_dict() | head)
-    if low_rank:
-        paths = sorted({name.removeprefix("lm.").rpartition(".")[0] for name in low_rank})
-        set_lora_pairs(learner.model.lm, {p: (low_rank[f"lm.{p}.a"], low_rank[f"lm.{p}.b"]) for p in paths})
 
 
 def _claim(recipe: Recipe, out: Path, world: World) -> None:

@@ -1,0 +1,91 @@
+"""Weights that a run begins from, beside its pretrained parts.
+
+"pocket" | a run's delta.safetensors | a checkpoint's folder, or its name on a hub ──begin_from──> Learner
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pumice.config import MODULES
+from pumice.formats.opening import own_names
+from pumice.formats.shards import read_folder
+from pumice.model.build import locate
+from pumice.model.weights import HEAD, apply_tensors, read_delta
+from pumice.pocket.parts import WEIGHTS
+from pumice.train.lora import has_lora, set_lora_pairs
+from pumice.train.objectives import Learner
+from pumice.types import PumiceError
+
+
+def begin_from(start: str, learner: Learner, modules: Sequence[str] = MODULES) -> None:
+    """Put the weights that a recipe's ``start`` names into the learner; ``modules`` not named begin anew.
+
+    Raises:
+        PumiceError: no such weights, or they don't fit the recipe's model.
+    """
+    path = WEIGHTS if start == "pocket" else Path(start).expanduser()
+    if path.is_file():
+        start_from(path, learner, modules)
+    else:
+        start_from_checkpoint(locate(start), learner, modules)
+
+
+def start_from(path: Path, learner: Learner, modules: Sequence[str] = MODULES) -> None:
+    """Begin from the named modules of a delta; of the language model, its low-rank matrices where there are any.
+
+    Raises:
+        PumiceError: not a delta, or it doesn't fit the recipe's model.
+    """
+    tensors, _ = read_delta(path)
+    tensors = {name: value for name, value in tensors.items() if name.partition(".")[0] in modules}
+    head = {name.removeprefix(HEAD): value for name, value in tensors.items() if name.startswith(HEAD)}
+    low_rank = {name: value for name, value in tensors.items() if name.startswith("lm.") and has_lora(learner.model.lm)}
+    rest = {name: value for name, value in tensors.items() if not name.startswith(HEAD) and name not in low_rank}
+    apply_tensors(learner.model, rest)
+    if head:
+        learner.head.load_state_dict(learner.head.state_dict() | head)
+    if low_rank:
+        paths = sorted({name.removeprefix("lm.").rpartition(".")[0] for name in low_rank})
+        set_lora_pairs(learner.model.lm, {p: (low_rank[f"lm.{p}.a"], low_rank[f"lm.{p}.b"]) for p in paths})
+
+
+@torch.no_grad()
+def start_from_checkpoint(folder: Path, learner: Learner, modules: Sequence[str] = MODULES) -> None:
+    """Begin from the named modules of a checkpoint in any published form, or in Pumice's own.
+
+    Weights of the checkpoint that the model doesn't build (blocks after the last used) are left; where its vocabulary
+    has more rows than the model's, the first ones count.
+
+    Raises:
+        PumiceError: low-rank matrices are in the way, or weights of the named modules that the checkpoint lacks or has
+            in another shape: all are listed.
+    """
+    if "lm" in modules and has_lora(learner.model.lm):
+        raise PumiceError(
+            f"{folder}: whole language models can't go beside low-rank matrices; merge them first"
+        )
+    found = own_names(read_folder(folder), folder)
+    tied = learner.model.lm.config.tie_word_embeddings
+    wanted = {
+        name: value
+        for name, value in learner.model.state_dict().items()
+        if name.partition(".")[0] in modules and not (tied and name == "lm.lm_head.weight")
+    }
+    fitting = {name: _rows(found[name], value) for name, value in wanted.items() if name in found}
+    wrong = [name for name, value in wanted.items() if name not in fitting or fitting[name].shape != value.shape]
+    if wrong:
+        listed = ", ".join(wrong[:8]) + (f" and {len(wrong) - 8} more" if len(wrong) > 8 else "")
+        raise PumiceError(f"{folder}: lacks weights of the recipe's model, or has them in another shape: {listed}")
+    for name, value in fitting.items():
+        wanted[name].copy_(value)
+
+
+def _rows(found: Tensor, wanted: Tensor) -> Tensor:
+    """The first rows of a table that has more than are wanted."""
+    longer = found.dim() == wanted.dim() == 2 and found.shape[0] > wanted.shape[0] and found.shape[1] == wanted.shape[1]
+    return found[: wanted.shape[0]] if longer else found
