@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pumice.cli_checkpoints import export_command, export_parser, plan_command, plan_parser
 from pumice.cli_parser import Parser, make_parser, positive
+from pumice.cli_train import eval_command, eval_parser, train_command, train_parser
 from pumice.talk import HELP, converse
 from pumice.types import PumiceError
 
@@ -225,95 +226,14 @@ def _chat(args: argparse.Namespace) -> int:
     return converse(_load(args.model), pictures, args.max_tokens)
 
 
-# train and eval
-
-
-def _train_parser(name: str) -> Parser:
-    parser = make_parser(
-        name,
-        "Train a model as a recipe (a TOML file) says. Stopped, the same command goes on from the last checkpoint.",
-        """
-pumice train recipes/pocket.toml --out runs/pocket
-pumice train recipes/pocket.toml seed=1 stages.read.steps=1800 --out runs/longer
-pumice train recipes/pocket.toml --out runs/pocket --resume
-pumice train recipes/onevision-7b.toml --dry-run --device h100 --devices 64""",
-    )
-    parser.add_argument("recipe", metavar="RECIPE", help="the recipe's file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the run (default: runs/ and the recipe's name)"
-    )
-    parser.add_argument("--resume", action="store_true", help="start nothing new: an error unless DIR holds a run")
-    parser.add_argument("--workers", type=positive, default=1, metavar="N", help="processes (default: %(default)s)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the sources (default: PUMICE_DATA or data)")
-    parser.add_argument("--dry-run", action="store_true", help="say what it will take, and train nothing")
-    parser.add_argument("--device", metavar="NAME", help="with --dry-run: predict hours on this kind, such as h100")
-    parser.add_argument("--devices", type=positive, default=1, metavar="N", help="with --dry-run: how many of them")
-    parser.add_argument("--json", action="store_true", help="with --dry-run: print JSON")
-    return parser
-
-
-def _train(args: argparse.Namespace) -> int:
-    from pumice.config import load_recipe
-
-    recipe = load_recipe(args.recipe, args.overrides)  # shows mistakes before torch is imported
-    if args.dry_run:
-        from pumice.plan.recipe import sizes_of
-        from pumice.train import course
-        from pumice.train.run import data_root
-
-        model = sizes_of(recipe, args.recipe)
-        course.main(recipe, model, data_root(args.data), args.device, args.devices, args.workers, args.json)
-        return 0
-    out = args.out or Path("runs") / Path(args.recipe).stem
-    if args.resume and not (out / "recipe.toml").is_file():
-        raise PumiceError(f"{out}: no run to resume; leave --resume out to start one")
-    from pumice.train import run
-
-    run.main(args.recipe, args.overrides, out, args.workers, args.data)
-    return 0
-
-
-def _eval_parser(name: str) -> Parser:
-    parser = make_parser(
-        name,
-        "Score a model on the built-in tasks: rendered pages and pictures that no model was trained on.",
-        """
-pumice eval pocket
-pumice eval pocket --tasks shop,city,objects -n 20
-pumice eval runs/pocket --json scores.json --html scores.html""",
-    )
-    parser.add_argument("model", metavar="MODEL", help="a model's name or folder")
-    parser.add_argument("--tasks", metavar="A,B", help="only these tasks or groups of tasks (default: all)")
-    parser.add_argument("-n", type=positive, default=200, metavar="N", help="questions a task (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores as JSON")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with pictures and answers")
-    return parser
-
-
-def _eval(args: argparse.Namespace) -> int:
-    tasks = [task.strip() for task in args.tasks.split(",") if task.strip()] if args.tasks is not None else None
-    if tasks == []:
-        raise PumiceError("--tasks is empty; expected names with commas between them")
-    for path in (args.json, args.html):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise PumiceError(f"{path}: can't be written; expected a file name in a folder that exists")
-    from pumice.eval import embedded
-    from pumice.eval.suite import check_tasks
-
-    check_tasks(tasks or [])  # before the model is loaded
-    embedded.main(args.model, tasks, args.n, args.json, args.html)
-    return 0
-
-
 Command = tuple[Callable[[str], Parser], Callable[[argparse.Namespace], int]]
 
 
 COMMANDS: dict[str, Command] = {
     "ask": (_ask_parser, _ask),
     "chat": (_chat_parser, _chat),
-    "train": (_train_parser, _train),
-    "eval": (_eval_parser, _eval),
+    "train": (train_parser, train_command),
+    "eval": (eval_parser, eval_command),
     "plan": (plan_parser, plan_command),
     "export": (export_parser, export_command),
 }
