@@ -321,3 +321,40 @@ def test_long_samples_are_cut_at_the_right_but_never_in_a_picture(root, processo
     with pytest.raises(PumiceError, match="fewer or smaller pictures"):
         encode(sample, inside)
     assert measure(source(root, "x.json"), 0, inside).problem == "too long"
+
+
+def test_the_report_counts_and_shows_the_worst(root, processor, capsys):
+    from pumice.data.index_report import print_report, summary
+
+    mixed(root)
+    index = build_index(
+        source(root, "mixed.json"), "mine", dataclasses.replace(processor, max_tokens=600), root / "cache"
+    )
+    found = summary(index)
+    assert (found["rows"], found["usable"], found["duplicates"], found["literal_markers"]) == (14, 10, 1, 1)
+    assert {kind: problem["rows"] for kind, problem in found["problems"].items()} == {
+        "no loss": 1, "too long": 1, "unreadable": 2,
+    }  # fmt: skip
+    assert found["longest"][0] == int(np.argmax(np.where(index.problem == "", index.columns["tokens"], 0)))
+    assert found["tokens"]["total"] == index.columns["tokens"][:10].sum()
+    print_report({"mine": index})
+    shown = "".join(capsys.readouterr().out.split())
+    assert "10of14samplescanbeused" in shown
+    assert "record11:1picturesorvideos" in shown
+
+
+def test_the_command_indexes_a_recipe(root, tmp_path, monkeypatch, capsys):
+    from test_recipes import RECIPES, stand_in
+
+    from pumice import cli
+    from pumice.config import load_recipe
+
+    path = RECIPES / "elva-160m.toml"
+    overrides = stand_in(load_recipe(path), tmp_path)
+    monkeypatch.setenv("PUMICE_CACHE", str(tmp_path / "cache"))
+    given = ["data", "index", str(path), *overrides, "--data", str(tmp_path / "data"), "--workers", "1"]
+    assert cli.main([*given, "--stage", "instruct", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["source"], found["usable"]) == ("mix_665k", 5)
+    assert cli.main([*given, "--stage", "dance"]) == cli.MISTAKE
+    assert "no stage 'dance'; the recipe has align, instruct" in capsys.readouterr().err

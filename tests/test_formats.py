@@ -13,7 +13,6 @@ from hf_models import FAMILIES, make_model, make_processor, make_tokenizer, nois
 from safetensors.torch import load_file, save_file
 
 import pumice
-from pumice.formats.export import export
 from pumice.types import PumiceError
 
 SIZES = [
@@ -282,32 +281,3 @@ def test_tied_embeddings_survive(tmp_path):
     messages = conversation([picture], "?")
     expected = reference(model, make_processor("onevision", tokenizer), messages, [picture])
     assert (assistant.logits(messages) - expected).abs().max() < 1e-4 * max(1.0, float(expected.abs().max()))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_checkpoint_goes_out_and_comes_back_bit_for_bit(folders, tmp_path, family):
-    import transformers
-
-    source, model, _ = folders(family)
-    export(source, tmp_path / "again", "hf")
-    opened = getattr(transformers, type(model).__name__).from_pretrained(tmp_path / "again").eval()
-    expected = model.state_dict()
-    assert opened.state_dict().keys() == expected.keys()
-    assert all(torch.equal(value, expected[name]) for name, value in opened.state_dict().items())
-    messages = conversation([noise(1, (90, 130))], "?")
-    found = pumice.load(str(tmp_path / "again"), dtype="float32").logits(messages)
-    assert torch.equal(found, pumice.load(str(source), dtype="float32").logits(messages))
-    with pytest.raises(PumiceError, match="not empty; nothing is written over"):
-        export(source, tmp_path / "again", "hf")
-
-
-@pytest.mark.parametrize("family", ["llava", "next-mistral", "onevision"])
-def test_an_hf_checkpoint_becomes_an_original(folders, tmp_path, family):
-    source, *_ = folders(family)
-    export(source, tmp_path / "original", "original")
-    names = load_file(tmp_path / "original" / "model.safetensors").keys()
-    assert {"model.mm_projector.2.weight", "model.layers.1.mlp.up_proj.weight", "lm_head.weight"} <= names
-    opened = pumice.load(str(tmp_path / "original"), dtype="float32", template="chatml")
-    messages = conversation([noise(3, (112, 112))], "What is it?")
-    expected = pumice.load(str(source), dtype="float32", template="chatml").logits(messages)
-    assert torch.allclose(opened.logits(messages), expected, atol=1e-5)

@@ -26,13 +26,15 @@ def load(
     device: str = "auto",
     tower: str | None = None,
     template: str | None = None,
+    base: str | None = None,
 ) -> Assistant:
     """Open an assistant: "pocket", the folder of a training run, or a folder with a checkpoint of the line.
 
-    Checkpoints are llava-hf's (LLaVA-1.5, NeXT, NeXT-Video, OneVision) or the originals' own; which one is read from
-    the folder's content. ``dtype`` auto is bfloat16 where the hardware multiplies it fast, else float32; ``device``
-    auto is the first GPU, else the CPU. ``tower`` is the folder of the vision tower, for checkpoints that leave it out
-    (LLaVA-1.5's originals). ``template`` is a name of pumice.templates.TEMPLATES, instead of the checkpoint's own.
+    Checkpoints are llava-hf's (LLaVA-1.5, NeXT, NeXT-Video, OneVision), the originals', or Pumice's own; which one is
+    read from the folder's content. ``dtype`` auto is bfloat16 where the hardware multiplies it fast, else float32;
+    ``device`` auto is the first GPU, else the CPU. ``tower`` is the folder of the vision tower, for checkpoints that
+    leave it out (LLaVA-1.5's originals). ``template`` is a name of pumice.templates.TEMPLATES, instead of the model's.
+    ``base`` is the folder of the model that a LoRA adapter or a connector alone (mm_projector) was trained on.
 
     Raises:
         PumiceError: unknown name, dtype, device or template, or weights that can't be read.
@@ -42,6 +44,7 @@ def load(
     import torch
 
     from pumice.config import load_recipe
+    from pumice.formats.own import is_own, open_own, with_template
     from pumice.pocket.model import load_assistant, load_pocket
 
     if dtype not in DTYPES:
@@ -51,20 +54,32 @@ def load(
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     except RuntimeError as error:
         raise PumiceError(f"device {device!r}: {error}") from None
-    if name == "pocket":
-        return load_pocket(chosen, place)
     folder = Path(name).expanduser()
-    if (folder / "recipe.toml").is_file() and (folder / "delta.safetensors").is_file():
-        return load_assistant(
-            load_recipe(folder / "recipe.toml").model, folder / "delta.safetensors", chosen, place, name
-        )
+    run = (folder / "recipe.toml").is_file() and (folder / "delta.safetensors").is_file()
+    own = name != "pocket" and not run and is_own(folder)
+    if tower is not None and (name == "pocket" or run or own):
+        raise PumiceError(f"{name}: tower= is for checkpoints that leave their tower out; this model has its own")
+    if name == "pocket":
+        return with_template(load_pocket(chosen, place), template)
+    if run:
+        recipe, weights = load_recipe(folder / "recipe.toml"), folder / "delta.safetensors"
+        return with_template(load_assistant(recipe.model, weights, chosen, place, name), template)
+    from pumice.formats.adapters import is_partial, open_partial
+
+    tower_folder = Path(tower).expanduser() if tower else None
+    if is_partial(folder):
+        return open_partial(folder, Path(base).expanduser() if base else None, chosen, place, tower_folder, template)
+    if base is not None:
+        raise PumiceError(f"{name}: base= is for an adapter or a connector alone, expected its folder as the model")
+    if own:
+        return open_own(folder, chosen, place, template)
     if (folder / "config.json").is_file():
         from pumice.formats.opening import open_checkpoint
 
-        return open_checkpoint(folder, chosen, place, Path(tower).expanduser() if tower else None, template)
+        return open_checkpoint(folder, chosen, place, tower_folder, template)
     raise PumiceError(
         f"unknown model {name!r}; expected 'pocket', a training run's folder (recipe.toml, delta.safetensors), "
-        "or a checkpoint's folder (config.json)"
+        "a checkpoint's folder (config.json), or an adapter's (adapter_config.json)"
     )
 
 

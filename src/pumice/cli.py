@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pumice.cli_checkpoints import export_command, export_parser, plan_command, plan_parser
+from pumice.cli_index import data_command, data_parser
 from pumice.cli_parser import Parser, make_parser, positive
 from pumice.cli_train import eval_command, eval_parser, train_command, train_parser
 from pumice.talk import HELP, converse
@@ -90,7 +91,8 @@ def _top_parser() -> Parser:
   train   train a model as a recipe says
   eval    score a model on the built-in tasks
   plan    say what a picture costs, before any weight is loaded
-  export  write a checkpoint in another published form
+  export  write a model in another form
+  data    index what lies on disk for a recipe
 
 examples:
   pumice ask receipt.png "What is the total?"
@@ -236,6 +238,7 @@ COMMANDS: dict[str, Command] = {
     "eval": (eval_parser, eval_command),
     "plan": (plan_parser, plan_command),
     "export": (export_parser, export_command),
+    "data": (data_parser, data_command),
 }
 
 if __name__ == "__main__":

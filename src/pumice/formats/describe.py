@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pumice.formats.config_hf import CLIP_L, HF_TYPES, SIGLIP_SO
 from pumice.formats.config_original import ORIGINAL_CLASSES, ORIGINAL_TYPES, local_tower
+from pumice.formats.config_own import is_own
 from pumice.formats.configs import read_config
 from pumice.formats.published import HUB_TOWERS
 from pumice.formats.section import Section, read_section
@@ -25,6 +26,9 @@ from pumice.vision.layout import NEXT_MULTI, ONEVISION_MULTI, Policy
 Form = Literal["hf", "original"]
 TOWER_TYPES = {kind: name for name, tower in TOWERS.items() for kind in tower.types}
 """Our type of tower by the ``model_type`` of its config."""
+
+KERNELS = ("attn_implementation", "_attn_implementation")
+"""Keys with which transformers may fetch a kernel, which is code, from the hub; attention is our own here."""
 
 HUB_HEADS = {1024: 16, 768: 12, 1152: 16}
 """Attention heads of the towers that original checkpoints name, by their width."""
@@ -57,6 +61,8 @@ def describe(folder: Path) -> Description:
         PumiceError: no config.json, one of an unknown type, or a value that isn't supported; the key is named.
     """
     section = read_section(folder / "config.json")
+    if is_own(section.values):
+        raise PumiceError(f"{folder}: Pumice's own form, expected a published one; pumice.load opens it")
     sizes = read_config(folder / "config.json")
     original = "mm_vision_tower" in section.values
     fields, layers = _original_tower(section, sizes) if original else _hf_tower(section, sizes)
@@ -81,7 +87,7 @@ def _hf_tower(section: Section, sizes: Model) -> tuple[dict[str, Any], tuple[int
     """(the tower's config, its chosen blocks): entry k of transformers' hidden states is what block k gives."""
     kind = section.values["model_type"]
     default = SIGLIP_SO if kind == "llava_onevision" else CLIP_L
-    fields = {**section.inner("vision_config", default).values}
+    fields = _without_kernels(section.inner("vision_config", default).values)
     fields.setdefault("model_type", HF_TYPES[kind][0]["model_type"])
     chosen = section.values.get("vision_feature_layer", -1 if kind == "llava_onevision" else -2)
     entries = chosen if isinstance(chosen, list) else [chosen]
@@ -92,7 +98,7 @@ def _hf_tower(section: Section, sizes: Model) -> tuple[dict[str, Any], tuple[int
 def _original_tower(section: Section, sizes: Model) -> tuple[dict[str, Any], tuple[int, ...]]:
     local = local_tower(section)
     if local:
-        return dict(local.values), (sizes.tower.used,)
+        return _without_kernels(local.values), (sizes.tower.used,)
     tower = HUB_TOWERS[section.values["mm_vision_tower"]]
     fields = {
         "model_type": f"{tower.kind}_vision_model",
@@ -123,9 +129,13 @@ def _lm_config(section: Section, original: bool) -> Any:
         if "tie_word_embeddings" not in fields and "tie_word_embeddings" in section.values:
             fields["tie_word_embeddings"] = section.values["tie_word_embeddings"]
     try:
-        return AutoConfig.for_model(kind, **fields)
+        return AutoConfig.for_model(kind, **_without_kernels(fields))
     except (ValueError, TypeError) as error:
         raise PumiceError(f"{section.where}: the language model's config: {' '.join(str(error).split())}") from None
+
+
+def _without_kernels(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key not in KERNELS}
 
 
 def _preprocessor(folder: Path) -> dict[str, Any]:
@@ -142,7 +152,8 @@ def _policies(section: Section, sizes: Model, pixels: dict[str, Any], original: 
     policy = sizes.policy
     if section.values.get("model_type") == "llava" and not original and not pixels.get("do_pad"):
         # transformers' default for LLaVA-1.5; the originals pad. The folder's own choice counts.
-        policy = replace(policy, mode="crop")
+        squashed = "height" in (pixels.get("size") or {}) and not pixels.get("do_center_crop")
+        policy = replace(policy, mode="square" if squashed else "crop")
     fitted = {"tile": policy.tile, "side": policy.side}
     if policy.mode != "anyres" or (not original and section.values["model_type"] != "llava_onevision"):
         return policy, None

@@ -1,6 +1,7 @@
 """Writing a checkpoint in a published form, from the files of one in any form.
 
     folder ──describe, read_folder──> weights by own names ──to_form──> safetensors + config, tokenizer, processor
+                                                   └─ original to hf: export_hf ─┘
 
 It works on files, not on an opened model, which lacks what nothing needs (blocks after the last used, final norms): a
 checkpoint that goes out and comes back is the same to the bit.
@@ -8,7 +9,6 @@ checkpoint that goes out and comes back is the same to the bit.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,12 +16,18 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
+from pumice.formats.adapters import Whole, is_partial, merged
+from pumice.formats.config_original import ORIGINAL_CLASSES
 from pumice.formats.describe import Description, describe
-from pumice.formats.keys import to_form
+from pumice.formats.export_files import pinpoints, write_json
+from pumice.formats.export_hf import convert, hf_type, write_beside
+from pumice.formats.folders import new_folder
+from pumice.formats.keys import left_out, to_form
 from pumice.formats.opening import own_names
 from pumice.formats.published import HUB_TOWERS
-from pumice.formats.section import read_section
+from pumice.formats.section import Section, read_section
 from pumice.formats.shards import read_folder
+from pumice.model.backbones import BESIDE
 from pumice.types import PumiceError
 
 Target = Literal["hf", "original"]
@@ -40,38 +46,53 @@ TOWER = "vision_tower"
 LM_TYPES = {"llama": "llava_llama", "mistral": "llava_mistral", "qwen2": "llava_qwen", "phi3": "llava_phi3"}
 
 
-def export(source: Path, out: Path, to: Target, tower: Path | None = None) -> None:
+def export(
+    source: Path,
+    out: Path,
+    to: Target,
+    tower: Path | None = None,
+    template: str | None = None,
+    base: Path | None = None,
+) -> None:
     """Write the checkpoint in ``source`` to the new folder ``out`` in another form, or in its own again.
 
-    ``tower`` is the folder of the tower where the checkpoint has none.
+    ``tower`` is the folder of the tower where the checkpoint has none. ``template`` is a name of
+    pumice.templates.TEMPLATES for an original that becomes llava-hf's, instead of that of its language model. A LoRA
+    adapter or a connector alone is folded into its ``base`` (`adapters.merged`).
+
+    From original to hf, <image> gets an id of its own, and embeddings grow where they have no row for it
+    (`export_hf.grow`); the way back cuts no rows off, because the tokenizer has ids for them. Grid pairs keep their
+    numbers, which transformers reads the other way round: of two equally good grids (LLaVA-NeXT, both sides of a
+    picture no longer than a tile's) it takes the one on its side. It also rounds before it un-pads, and LLaVA-NeXT cuts
+    each of several pictures into tiles.
 
     Raises:
-        PumiceError: an unknown form, ``out`` isn't empty, a model that the form has no place for, or what `describe`
-            and `read_folder` raise.
+        PumiceError: an unknown form, ``out`` isn't empty, a model that the form has no place for (the key of its config
+            is named), or what `describe` and `read_folder` raise.
     """
     if to not in get_args(Target):
         raise PumiceError(f"unknown form {to!r}; known: {', '.join(get_args(Target))}")
-    if out.exists() and any(out.iterdir()):
-        raise PumiceError(f"{out}: not empty; nothing is written over")
-    description = describe(source)
-    weights = _with_tower(own_names(read_folder(source), source), description, tower)
-    config = _config(source, description, to)
-    scratch = out.with_name(f".tmp-{out.name}")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
+    parts = (
+        merged(source, base) if is_partial(source) else Whole(source, source, own_names(read_folder(source), source))
+    )
+    section, description = read_section(parts.config / "config.json"), describe(parts.config)
+    kind = hf_type(section, description) if (to, description.form) == ("hf", "original") else None
+    weights = _with_tower(parts.weights, description, tower)
+    depth = description.sizes.connector.depth
+    if kind:
+        made = convert(parts.tokens, section, kind, description, weights)
+        with new_folder(out) as scratch:
+            write_beside(parts.tokens, scratch, kind, description, made, template)
+            _save({_name(name, to, depth): value for name, value in made.weights.items()}, scratch)
+        return
+    config = _config(section, description, to)
+    with new_folder(out) as scratch:
         if to == "original" and description.form != "original":
             config["mm_vision_tower"] = _original_tower(scratch, out, description, weights)
-        (scratch / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        _save({to_form(name, to): value for name, value in weights.items()}, scratch)
-        _carry(source, scratch, to)
-        if out.exists():
-            out.rmdir()
-        scratch.rename(out)
-    except OSError as error:
-        raise PumiceError(f"{out}: not written ({error})") from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        write_json(scratch / "config.json", config)
+        _save({_name(name, to, depth): value for name, value in weights.items()}, scratch)
+        for folder in (parts.config, parts.tokens):  # an adapter may bring a tokenizer, but no processor
+            _carry(folder, scratch, to)
 
 
 def _save(weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -80,30 +101,43 @@ def _save(weights: Mapping[str, Tensor], folder: Path) -> None:
     save_torch_state_dict(dict(weights), folder, max_shard_size="5GB", metadata={"format": "pt"})
 
 
+def _name(own: str, to: Target, depth: int) -> str:
+    """A weight's name in a form. The originals number the layers of a connector that has several."""
+    first = "connector.layers.0."
+    if to == "original" and depth > 1 and own.startswith(first):
+        return "model.mm_projector.0." + own.removeprefix(first)
+    return to_form(own, to)
+
+
 def _with_tower(weights: dict[str, Tensor], description: Description, folder: Path | None) -> dict[str, Tensor]:
     if any(name.startswith("tower.") for name in weights):
         return weights
     if folder is None:
         raise PumiceError("the checkpoint has no tower; pass its folder as tower=")
     found = {name.removeprefix("vision_model."): value for name, value in read_folder(folder).items()}
-    return weights | {f"tower.model.{name}": value for name, value in found.items()}
+    kept = {name: value for name, value in found.items() if not left_out(name) and not name.startswith(BESIDE)}
+    used, blocks = description.sizes.tower.used, "encoder.layers."
+    if description.sizes.tower.kind == "siglip":  # the originals delete what follows the last block that they use
+        kept = {n: v for n, v in kept.items() if not n.startswith(blocks) or int(n.split(".")[2]) < used}
+    return weights | {f"tower.model.{name}": value for name, value in kept.items()}
 
 
-def _config(source: Path, description: Description, to: Target) -> dict[str, Any]:
-    values = dict(read_section(source / "config.json").values)
+def _config(section: Section, description: Description, to: Target) -> dict[str, Any]:
+    values = dict(section.values)
     if to == description.form:
         return values
-    if to == "hf":
-        raise PumiceError(
-            "an original checkpoint can't be written as llava-hf's yet: that form needs token ids of its own for "
-            "<image> and grown embeddings"
-        )
     kind = description.lm.model_type
     if kind not in LM_TYPES:
         raise PumiceError(f"the original form has no place for a language model of type {kind}")
     if description.sizes.tower.taken > 1 or description.sizes.tower.layers - description.layers[-1] not in (0, 1):
         raise PumiceError(f"the original form has no place for features of blocks {list(description.layers)}")
-    return {**values["text_config"], "model_type": LM_TYPES[kind], **_original_layout(description)}
+    fields = {key: value for key, value in values["text_config"].items() if key != "architectures"}
+    # SGLang chooses its class by the name of the originals' class.
+    names = [name for name, lm in ORIGINAL_CLASSES.items() if lm == kind]
+    fields |= {"architectures": names} if names else {}
+    # Some files say it outside of text_config alone.
+    fields["tie_word_embeddings"] = bool(description.lm.tie_word_embeddings)
+    return {**fields, "model_type": LM_TYPES[kind], **_original_layout(description)}
 
 
 def _original_layout(description: Description) -> dict[str, Any]:
@@ -121,8 +155,7 @@ def _original_layout(description: Description) -> dict[str, Any]:
         "mm_use_im_patch_token": False,
     }
     if policy.grids:
-        # The same pairs that transformers reads as (height, width) are (width, height) there.
-        fields["image_grid_pinpoints"] = [[a * policy.tile, b * policy.tile] for a, b in policy.grids]
+        fields["image_grid_pinpoints"] = pinpoints(description)
     video = description.sizes.video
     if video is not None and not description.sizes.pool_first:
         fields |= {"mm_newline_position": video.newline, "mm_spatial_pool_mode": video.pool}
@@ -140,7 +173,7 @@ def _original_tower(scratch: Path, out: Path, description: Description, weights:
             return name
     (scratch / TOWER).mkdir()
     fields = {**description.tower, "num_hidden_layers": sizes.layers + deleted}
-    (scratch / TOWER / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    write_json(scratch / TOWER / "config.json", fields)
     prefix = "tower.model."
     _save({n.removeprefix(prefix): v for n, v in weights.items() if n.startswith(prefix)}, scratch / TOWER)
     return str((out / TOWER).resolve())

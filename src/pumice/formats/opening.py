@@ -7,7 +7,7 @@ Every weight is accounted for: what is missing, unknown or of another shape is l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from pumice.formats.keys import left_out, recognise, to_own
 from pumice.formats.section import read_section
 from pumice.formats.shards import read_folder
 from pumice.model.assistant import AssistantModel
-from pumice.model.build import auto_dtype
+from pumice.model.build import auto_dtype, cast
 from pumice.model.connectors import MlpConnector
 from pumice.model.towers import tower_class
 from pumice.templates import Template, get_template
@@ -42,7 +42,8 @@ def open_checkpoint(
         PumiceError: a form that isn't known, or weights that don't fit the config: all of them are listed.
     """
     description = describe(folder)
-    model = build(description, own_names(read_folder(folder), folder), dtype or auto_dtype(device), tower, folder)
+    dtype = dtype or auto_dtype(device)
+    model = build(description, own_names(read_folder(folder, dtype), folder), dtype, tower, folder)
     return Assistant(model.to(device), make_processor(folder, description, template), folder.name)
 
 
@@ -59,7 +60,7 @@ def own_names(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
     own = {name: to_own(name, form) for name in tensors if not left_out(name)}
     strange = [name for name, mine in own.items() if mine is None]
     if strange:
-        raise PumiceError(f"{folder}: {len(strange)} weights that the {form} form doesn't have: {_some(strange)}")
+        raise PumiceError(f"{folder}: {len(strange)} weights that the {form} form doesn't have: {some(strange)}")
     return {mine: tensors[name] for name, mine in own.items() if mine is not None}
 
 
@@ -71,14 +72,12 @@ def build(
     Raises:
         PumiceError: missing, unknown or misshapen weights; a tower that isn't in the checkpoint.
     """
-    parts: dict[str, dict[str, Tensor]] = {"tower": {}, "connector": {}, "newline": {}, "lm": {}}
-    for name, value in state.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = value
+    parts = by_part(state)
     try:
         seeing = _tower(description, parts["tower"], tower)
-        speaking = _lm(description.lm, parts["lm"], dtype)
-        connector = _connector(description, parts["connector"], seeing.width, description.lm.hidden_size)
+        speaking = load_lm(description.lm, parts["lm"], dtype)
+        made = MlpConnector(seeing.width, description.lm.hidden_size, depth=description.sizes.connector.depth)
+        connector = fill_connector(made, parts["connector"])
     except PumiceError as error:
         raise PumiceError(f"{where}: {error}") from None
     model = AssistantModel(seeing, connector, speaking, pool_first=description.sizes.pool_first)
@@ -89,7 +88,16 @@ def build(
         model.newline = nn.Parameter(newline)
     elif description.policy.newline:
         raise PumiceError(f"{where}: the layout has newline tokens, but the weights have no image_newline")
-    return model.to(dtype)
+    return cast(model, dtype)
+
+
+def by_part(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The assistant's weights by part (tower, connector, newline, lm), under the names that they have inside of it."""
+    parts: dict[str, dict[str, Tensor]] = {"tower": {}, "connector": {}, "newline": {}, "lm": {}}
+    for name, value in state.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    return parts
 
 
 def _tower(description: Description, state: dict[str, Tensor], folder: Path | None) -> Any:
@@ -106,20 +114,28 @@ def _tower(description: Description, state: dict[str, Tensor], folder: Path | No
     return kind.from_folder(folder, tile, description.layers)
 
 
-def _connector(description: Description, state: dict[str, Tensor], width: int, hidden: int) -> MlpConnector:
-    connector = MlpConnector(width, hidden, depth=description.sizes.connector.depth)
+def fill_connector(connector: MlpConnector, state: dict[str, Tensor]) -> MlpConnector:
+    """Put a connector's weights in place; they are taken over, not copied.
+
+    Raises:
+        PumiceError: weights that are missing, unknown or of another shape.
+    """
     own = connector.state_dict()
     wrong = sorted(own.keys() ^ state.keys()) + [
         name for name in own.keys() & state.keys() if own[name].shape != state[name].shape
     ]
     if wrong:
-        raise PumiceError(f"connector weights that are missing, unknown or of another shape: {_some(wrong)}")
+        raise PumiceError(f"connector weights that are missing, unknown or of another shape: {some(wrong)}")
     connector.load_state_dict(state, assign=True)
     return connector
 
 
-def _lm(config: Any, state: dict[str, Tensor], dtype: torch.dtype) -> Any:
-    """The language model. transformers builds it without memory, places the weights and ties what is tied."""
+def load_lm(config: Any, state: dict[str, Tensor], dtype: torch.dtype) -> Any:
+    """The language model. transformers builds it without memory, places the weights and ties what is tied.
+
+    Raises:
+        PumiceError: weights that are missing, unknown or of another shape.
+    """
     from transformers import AutoModelForCausalLM
 
     from pumice.model.backbones import quiet
@@ -134,7 +150,7 @@ def _lm(config: Any, state: dict[str, Tensor], dtype: torch.dtype) -> Any:
             raise PumiceError(f"the language model doesn't load: {' '.join(str(error).split())[:400]}") from None
     wrong = {what: sorted(report[f"{what}_keys"]) for what in ("missing", "unexpected")}
     if any(wrong.values()):
-        listed = "; ".join(f"{what}: {_some(names)}" for what, names in wrong.items() if names)
+        listed = "; ".join(f"{what}: {some(names)}" for what, names in wrong.items() if names)
         raise PumiceError(f"the language model's weights don't fit its config; {listed}")
     return model
 
@@ -145,12 +161,7 @@ def make_processor(folder: Path, description: Description, template: str | None 
     Raises:
         PumiceError: no tokenizer, or no chat template.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, TypeError) as error:
-        raise PumiceError(f"{folder}: no tokenizer that can be read ({' '.join(str(error).split())[:200]})") from None
+    tokenizer = open_tokenizer(folder)
     return Processor(
         tokenizer=tokenizer,
         template=get_template(template) if template else find_template(folder, description, tokenizer),
@@ -161,6 +172,20 @@ def make_processor(folder: Path, description: Description, template: str | None 
         several=description.several,
         video=description.sizes.video,
     )
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """transformers' tokenizer of a folder; no code that lies in it is run.
+
+    Raises:
+        PumiceError: there is none, or it can't be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers and tokenizers raise whatever a damaged file makes them stumble over
+        raise PumiceError(f"{folder}: no tokenizer that can be read ({' '.join(str(error).split())[:200]})") from None
 
 
 def find_template(folder: Path, description: Description, tokenizer: Any) -> Template | JinjaTemplate:
@@ -197,5 +222,6 @@ def original_template(description: Description, tokenizer: Any) -> Template:
     return get_template(names[description.lm.model_type])
 
 
-def _some(names: list[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

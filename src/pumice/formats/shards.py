@@ -49,8 +49,10 @@ def _indexed(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def read_file(path: Path) -> dict[str, Tensor]:
+def read_file(path: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """All tensors of one file by name; those of safetensors are backed by the file itself.
+
+    With ``dtype`` the floating ones of another dtype are cast as they are read, one by one.
 
     Raises:
         PumiceError: the file is damaged, cut short, or holds something other than tensors.
@@ -58,7 +60,8 @@ def read_file(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                mapped = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return {name: _cast_from(path, name, value, dtype) for name, value in mapped.items()}
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
         raise PumiceError(f"{path}: not readable ({' '.join(str(error).split())[:200]})") from None
@@ -66,20 +69,50 @@ def read_file(path: Path) -> dict[str, Tensor]:
         raise PumiceError(f"{path}: refused ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise PumiceError(f"{path}: holds a {type(found).__name__}, expected tensors by name")
-    return dict(found)
+    return {name: value.to(dtype) if _differs(value, dtype) else value for name, value in found.items()}
 
 
-def read_folder(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder by name.
+def _differs(value: Tensor, dtype: torch.dtype | None) -> bool:
+    return dtype is not None and value.is_floating_point() and value.dtype != dtype
+
+
+def _cast_from(path: Path, name: str, value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """``value``, which hasn't been read yet, or where its dtype differs the cast of it.
+
+    What is cast is mapped anew: that mapping goes with it, while pages of the file's own would stay in memory beside
+    the cast tensors until the last of them is read.
+    """
+    if not _differs(value, dtype):
+        return value
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(name).to(dtype)
+
+
+def read_folder(folder: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """All tensors of a folder by name; ``dtype`` as in `read_file`.
 
     Raises:
         PumiceError: as `weight_files` and `read_file`, or a name that is in two files.
     """
     tensors: dict[str, Tensor] = {}
     for path in weight_files(folder):
-        found = read_file(path)
+        found = read_file(path, dtype)
         twice = tensors.keys() & found.keys()
         if twice:
             raise PumiceError(f"{path}: tensors that another file holds too: {', '.join(sorted(twice)[:8])}")
         tensors |= found
     return tensors
+
+
+def stored_dtype(folder: Path) -> str:
+    """The floating dtype of most of a folder's numbers, as `pumice.load` names it; float32 for others.
+
+    Raises:
+        PumiceError: as `read_folder`.
+    """
+    sizes: dict[torch.dtype, int] = {}
+    for value in read_folder(folder).values():
+        if value.is_floating_point():
+            sizes[value.dtype] = sizes.get(value.dtype, 0) + value.numel()
+    most = max(sizes, key=sizes.__getitem__, default=torch.float32)
+    return {torch.bfloat16: "bfloat16", torch.float16: "float16"}.get(most, "float32")

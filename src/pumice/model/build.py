@@ -69,6 +69,19 @@ def auto_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
+def cast(model: AssistantModel, dtype: torch.dtype) -> AssistantModel:
+    """The model in ``dtype``, in place; what its language model computes once, such as rotary frequencies, stays fp32.
+
+    In bf16 a frequency would be off by up to 1/256, which is several radians between tokens that are a thousand apart.
+    """
+    computed = {name: value for name, value in model.lm.named_buffers() if value.is_floating_point()}
+    model.to(dtype)
+    for name, value in computed.items():
+        path, _, leaf = name.rpartition(".")
+        model.lm.get_submodule(path)._buffers[leaf] = value
+    return model
+
+
 def build_model(config: ModelConfig, seed: int = 0) -> AssistantModel:
     """The untrained assistant in fp32: pretrained parts, seeded connector and newline."""
     from transformers import AutoModelForCausalLM

@@ -11,7 +11,7 @@ import torch
 
 from pumice.assistant import Assistant
 from pumice.config import ModelConfig, load_recipe
-from pumice.model.build import auto_dtype, build_model, build_processor
+from pumice.model.build import auto_dtype, build_model, build_processor, cast
 from pumice.model.weights import apply_delta
 from pumice.pocket.parts import RECIPE, WEIGHTS
 from pumice.types import PumiceError
@@ -23,7 +23,7 @@ def load_assistant(
     """An assistant from pretrained parts and a delta; ``dtype`` None chooses what this hardware is fast at."""
     model = build_model(config)
     apply_delta(model, weights)
-    return Assistant(model.to(device=device, dtype=dtype or auto_dtype(device)), build_processor(config), name)
+    return Assistant(cast(model, dtype or auto_dtype(device)).to(device), build_processor(config), name)
 
 
 def load_pocket(dtype: torch.dtype | None, device: torch.device) -> Assistant:

@@ -159,7 +159,7 @@ def video_layout(frames: int, size: tuple[int, int], policy: VideoPolicy) -> Lay
         raise PumiceError(f"a video of {frames} frames; expected at least 1")
     one = layout(size, Policy(policy.mode, policy.tile, policy.side))
     side = pooled_side(policy.side, policy.pool, policy.stride)
-    fast_side = pooled_side(policy.side, policy.pool, 2 * policy.stride)
+    fast_side = pooled_side(policy.side, policy.pool, 2 * policy.stride) if policy.slow_every > 1 else 0
     slow = -(-frames // policy.slow_every)
     rows_end = policy.newline == "grid"
     ends = {"one_token": 1, "frame": frames}.get(policy.newline, 0)

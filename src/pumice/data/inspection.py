@@ -1,0 +1,282 @@
+"""The first samples of a stage as training will see them, as plain data: `pumice inspect`.
+
+    Feed ──packs──> Place (step, forward pass) of each sample
+    sample ──encode, lay_out──> Token by Token with owner and loss, Block a picture, views as pixels ──> Inspected
+
+Ids, labels and tiles are those that ``encode`` made, not a second account of them. No model is built. A sample that
+can't be read stays in its place with its error, and with as much as is known without its pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pumice.chat import Owner, own_start, spans
+from pumice.data.feed import Feed, PlannedFeed, RenderedFeed
+from pumice.data.rendered import to_sample
+from pumice.encode import Piece, Processor, _with_times, count_tokens, encode, lay_out
+from pumice.types import IGNORE, Features, Layout, Media, MediaKind, PumiceError, Sample
+from pumice.vision.frames import sample_times
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of text: ``text`` is the part of the template's text that it stands for.
+
+    The texts of all tokens make up the whole: one that is the rest of a character's bytes has none. The owner of a
+    token on both sides of a border is who has most of its characters.
+    """
+
+    id: int
+    text: str
+    owner: Owner
+    learned: bool
+
+
+@dataclass(frozen=True)
+class Block:
+    """The visual tokens of the picture or video with this number in its sample."""
+
+    picture: int
+    tokens: int
+    owner: Owner
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, page or video. ``views`` are RGB of S x S pixels as the tower gets them, ``layout.views`` of them.
+
+    They are empty where the sample couldn't be encoded. ``times`` are the seconds of a video's frames.
+    """
+
+    kind: MediaKind
+    name: str
+    layout: Layout
+    views: tuple[Image.Image, ...] = ()
+    times: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sample is trained on: forward pass ``pack`` of ``packs`` in ``step``, all counted from 0.
+
+    ``samples`` share the pass, with ``tokens`` in all; 0 where that isn't known beforehand.
+    """
+
+    number: int
+    step: int
+    pack: int
+    packs: int
+    samples: int
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """One sample. ``name`` is what messages of training call it; ``whole`` are its tokens before it was cut."""
+
+    place: Place
+    name: str
+    id: str = ""
+    source: str = ""
+    parts: tuple[Token | Block, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    whole: int = 0
+    error: str = ""
+
+    @property
+    def text(self) -> str:
+        """What the template wrote, without pictures."""
+        return "".join(part.text for part in self.parts if isinstance(part, Token))
+
+    @property
+    def visual(self) -> int:
+        return sum(part.tokens for part in self.parts if isinstance(part, Block))
+
+    @property
+    def tokens(self) -> int:
+        return self.visual + sum(isinstance(part, Token) for part in self.parts)
+
+    @property
+    def supervised(self) -> int:
+        return sum(isinstance(part, Token) and part.learned for part in self.parts)
+
+    @property
+    def views(self) -> int:
+        return sum(picture.layout.views for picture in self.pictures)
+
+
+def places(feed: Feed) -> Iterator[Place]:
+    """Every sample of a feed in the order in which one worker trains on them."""
+    for step in range(feed.steps):
+        packs = feed.packs(step, 0, 1)
+        for pack, numbers in enumerate(packs):
+            tokens = int(feed.plan.tokens[numbers].sum()) if isinstance(feed, PlannedFeed) else 0
+            for number in numbers:
+                yield Place(number, step, pack, len(packs), len(numbers), tokens)
+
+
+def inspect_feed(feed: Feed, count: int) -> Iterator[Inspected]:
+    """The first ``count`` samples of a feed, one at a time, since their pixels take memory.
+
+    Raises:
+        PumiceError: the tokenizer can't say where its tokens lie in a text. A faulty sample is no error.
+    """
+    if not feed.processor.tokenizer.is_fast:
+        kind = type(feed.processor.tokenizer).__name__
+        raise PumiceError(f"{kind} can't say where its tokens lie in a text; expected a tokenizer.json in its folder")
+    for place in islice(places(feed), count):
+        yield _inspect(feed, place)
+
+
+def _inspect(feed: Feed, place: Place) -> Inspected:
+    name, source = feed.name(place.number), _source(feed, place.number)
+    try:
+        sample = _sample(feed, place.number)
+    except PumiceError as error:
+        return Inspected(place, name, source=source, error=str(error))
+    if sample.source:
+        source = f"{source}, {sample.source}" if source else sample.source
+    processor = feed.processor
+    pieces: list[Piece] = []
+    features, fault = None, ""
+    try:
+        pieces = list(lay_out(sample, processor))
+        features = encode(sample, processor)
+    except PumiceError as error:
+        fault = str(error)
+    return Inspected(
+        place,
+        name,
+        sample.id,
+        source,
+        tuple(_parts(sample, pieces, features, processor)),
+        tuple(_pictures(pieces, features, processor)),
+        count_tokens(sample, replace(processor, cut=False)) if pieces else 0,
+        fault,
+    )
+
+
+def _sample(feed: Feed, number: int) -> Sample:
+    """The sample that `Feed.read` encodes."""
+    if isinstance(feed, RenderedFeed):
+        return to_sample(feed._draw(number), feed.name(number))
+    assert isinstance(feed, PlannedFeed)
+    return feed.sources[_source(feed, number)].sample(int(feed.plan.row[number]))
+
+
+def _source(feed: Feed, number: int) -> str:
+    """The recipe's name of a sample's source; none for a rendered one, which knows its kind once it is drawn."""
+    return feed.plan.names[feed.plan.source[number]] if isinstance(feed, PlannedFeed) else ""
+
+
+def _parts(
+    sample: Sample, pieces: Sequence[Piece], features: Features | None, processor: Processor
+) -> Iterator[Token | Block]:
+    """Tokens and blocks in order; loss is that of ``encode``'s labels, or of the pieces where it failed."""
+    ids = [token for piece in pieces for token in piece.ids]
+    learned = [piece.span.loss for piece in pieces for _ in piece.ids]
+    if features is not None:
+        if features.ids.tolist() != ids:
+            raise PumiceError(f"{sample.id}: {len(features)} ids were encoded, {len(ids)} others laid out")
+        learned = (features.labels != IGNORE).tolist()
+    owners = _owners(sample, processor) if pieces else iter(())
+    start, pictures = 0, 0
+    for piece in pieces:
+        if isinstance(piece.span.content, Media):
+            yield Block(pictures, len(piece.ids), piece.span.owner)
+            pictures += 1
+        else:
+            theirs = list(islice(owners, len(piece.span.content)))
+            yield from _tokens(piece, theirs, learned[start : start + len(piece.ids)], processor.tokenizer)
+        start += len(piece.ids)
+
+
+def _owners(sample: Sample, processor: Processor) -> Iterator[Owner]:
+    """The owner of every character of the texts: a piece joins the texts of several, and says the first one's."""
+    turns = [_with_times(turn, processor.video_policy) for turn in sample.turns]
+    for span in spans(turns, processor.template, start=own_start(processor.tokenizer)):
+        if isinstance(span.content, str):
+            yield from (span.owner for _ in span.content)
+
+
+def _tokens(piece: Piece, owners: Sequence[Owner], learned: Sequence[bool], tokenizer: Any) -> Iterator[Token]:
+    text = str(piece.span.content)
+    found = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=not piece.span.markup, return_offsets_mapping=True
+    )
+    ends = [end for _, end in found.offset_mapping]
+    if ends:
+        ends[-1] = len(text)
+    start = 0
+    # A cut piece has fewer ids than its text has tokens.
+    for token, loss, end in zip(piece.ids, learned, ends, strict=False):
+        # White space that offsets leave out goes to the token behind it; bytes of one character share an end.
+        end = max(start, end)
+        theirs = owners[start:end] or owners[max(start - 1, 0) : max(start, 1)]
+        yield Token(token, text[start:end], max(reversed(theirs), key=theirs.count), loss)
+        start = end
+
+
+def _pictures(pieces: Sequence[Piece], features: Features | None, processor: Processor) -> Iterator[Picture]:
+    first = 0
+    for piece in pieces:
+        media, placed = piece.span.content, piece.layout
+        if not isinstance(media, Media) or placed is None:
+            continue
+        views = _views(features, first, placed.views, processor) if features is not None else ()
+        video = media.kind == "video"
+        times = sample_times(media.frames, media.fps, processor.video_policy) if video else ()
+        yield Picture(media.kind, media.name, placed, views, tuple(times))
+        first += placed.views
+
+
+def _views(features: Features, first: int, count: int, processor: Processor) -> tuple[Image.Image, ...]:
+    """Tiles (3, S, S) back as pixels: what the tower gets, undone of its normalisation."""
+    tiles = features.tiles[first : first + count].permute(0, 2, 3, 1).numpy()
+    values = tiles * np.float32(processor.std) + np.float32(processor.mean)
+    pixels = np.rint(values * 255).clip(0, 255).astype(np.uint8)
+    return tuple(Image.fromarray(view) for view in pixels)
+
+
+def to_json(found: Inspected) -> dict[str, Any]:
+    """One sample as JSON takes it.
+
+    ``spans`` are runs of one owner: ids and their texts, or a picture's number and its visual tokens (whose id is
+    `pumice.types.IMAGE`). ``labels`` are runs [learned, tokens] over all of them: a label is its id, or
+    `pumice.types.IGNORE`.
+    """
+    place = found.place
+    learned = [(isinstance(p, Token) and p.learned, p.tokens if isinstance(p, Block) else 1) for p in found.parts]
+    runs = [[loss, sum(n for _, n in run)] for loss, run in groupby(learned, key=lambda pair: pair[0])]
+    return {
+        "number": place.number, "name": found.name, "id": found.id, "source": found.source, "step": place.step,
+        "pack": place.pack, "packs": place.packs, "tokens": found.tokens, "visual": found.visual,
+        "supervised": found.supervised, "views": found.views, "before_cut": found.whole,
+        "spans": list(_spans(found.parts)), "labels": runs, "media": [_media(one) for one in found.pictures],
+        "error": found.error or None,
+    }  # fmt: skip
+
+
+def _spans(parts: Sequence[Token | Block]) -> Iterator[dict[str, Any]]:
+    for (kind, owner), run in groupby(parts, key=lambda part: (type(part), part.owner)):
+        if kind is Block:
+            yield from ({"owner": owner, "picture": b.picture, "tokens": b.tokens} for b in run if isinstance(b, Block))
+        else:
+            tokens = [part for part in run if isinstance(part, Token)]
+            yield {"owner": owner, "ids": [t.id for t in tokens], "texts": [t.text for t in tokens]}
+
+
+def _media(picture: Picture) -> dict[str, Any]:
+    placed = picture.layout
+    return {
+        "kind": picture.kind, "name": picture.name, "size": placed.size, "grid": [placed.cols, placed.rows],
+        "tile": placed.tile, "overview": placed.overview, "views": placed.views, "map": placed.map,
+        "tokens": placed.tokens, "times": picture.times,
+    }  # fmt: skip

@@ -1,0 +1,308 @@
+"""Pumice's own form: a folder that any assistant is written to, and opened from without any other part.
+
+    Assistant ──save_own──> config.json · model.safetensors · tokenizer · chat_template.jinja ──open_own──> Assistant
+
+It is for assistants that no published form has a place for: features of several blocks, space-to-depth, layouts of
+their own. Weights have the assistant's own names and the dtype in which it was loaded; tied ones are stored once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pumice.assistant import Assistant
+from pumice.chat import check_marks
+from pumice.chat_jinja import JinjaTemplate
+from pumice.encode import Processor
+from pumice.formats import config_own, opening
+from pumice.formats.config_own import JINJA, Marks, OwnConfig, OwnConnector, OwnPixels, OwnTower, check_side
+from pumice.formats.folders import new_folder
+from pumice.formats.section import Section, read_section
+from pumice.formats.shards import read_folder, weight_files
+from pumice.model import openelm  # noqa: F401 (registers OpenELM with transformers)
+from pumice.model.assistant import AssistantModel
+from pumice.model.backbones import quiet
+from pumice.model.build import auto_dtype, cast
+from pumice.model.connectors import CONNECTORS, MlpConnector
+from pumice.model.towers import TOWERS, Tower, tower_class
+from pumice.templates import TEMPLATES, Template, get_template
+from pumice.train.lora import has_lora
+from pumice.types import PumiceError
+
+SHARD = "5GB"
+"""Largest file of weights."""
+UNSAVED = ("architectures", "auto_map", "dtype", "transformers_version", "_name_or_path")
+"""Fields of transformers' configs that say where a part came from, not what it is."""
+OPENED = ("is_local", "local_files_only")
+"""What transformers notes in a tokenizer's settings about how it was opened."""
+GENERATION = "generation_config.json"
+Shapes = dict[str, tuple[int, ...]]
+
+
+def is_own(folder: Path) -> bool:
+    """Whether a folder is of this form.
+
+    Raises:
+        PumiceError: its config.json can't be read.
+    """
+    path = folder / "config.json"
+    return path.is_file() and config_own.is_own(read_section(path).values)
+
+
+def save_own(assistant: Assistant, out: Path) -> None:
+    """Write an assistant to the new folder ``out``, in the dtype in which it was loaded.
+
+    Raises:
+        PumiceError: ``out`` isn't empty or can't be written (nothing is left behind then), or an assistant that could
+            not be opened again: low-rank matrices that aren't merged, a quantised language model, a template that is
+            neither Jinja nor one of pumice.templates.TEMPLATES.
+    """
+    from huggingface_hub import save_torch_state_dict
+
+    model, processor = assistant.model, assistant.processor
+    if has_lora(model.lm):
+        raise PumiceError("low-rank matrices stand beside the language model's weights; merge them before saving")
+    text = json.dumps(_describe(model, processor).to_dict(), indent=2, ensure_ascii=False) + "\n"
+    # Read as it will be read: what could not be opened again isn't written.
+    config = config_own.parse(Section("the assistant's config", json.loads(text)))
+    weights = _stored(model)
+    _compare(_shapes(config, "the assistant's config"), weights, "the assistant")
+    with new_folder(out) as folder:
+        (folder / "config.json").write_text(text, encoding="utf-8")
+        _save_tokenizer(processor.tokenizer, folder)
+        if isinstance(processor.template, JinjaTemplate):
+            (folder / JINJA).write_bytes(processor.template.source.encode())
+        known = getattr(model.lm, "generation_config", None)
+        if known is not None and not known._from_model_config:
+            known.to_json_file(folder / GENERATION, use_diff=True, keys_to_pop=["compile_config"])
+        save_torch_state_dict(weights, folder, max_shard_size=SHARD)
+
+
+def open_own(folder: Path, dtype: torch.dtype | None, device: torch.device, template: str | None = None) -> Assistant:
+    """The assistant in a folder; ``dtype`` None and ``template`` as in `pumice.load`.
+
+    Raises:
+        PumiceError: config keys that are missing, unknown or of a wrong type; weights that are missing, unknown or of
+            another shape, all in one error; damaged files; no tokenizer; a template that doesn't fit the tokenizer.
+    """
+    where = str(folder / "config.json")
+    config = config_own.parse(read_section(folder / "config.json"))
+    weights = _read_weights(folder)
+    _compare(_shapes(config, where), weights, str(folder))
+    try:
+        model = _assemble(config, weights, dtype or auto_dtype(device))
+    except PumiceError as error:
+        raise PumiceError(f"{folder}: {error}") from None
+    if (folder / GENERATION).is_file():
+        model.lm.generation_config = _generation(folder)
+    return with_template(Assistant(model.to(device), _processor(folder, config), folder.name), template)
+
+
+def with_template(assistant: Assistant, name: str | None) -> Assistant:
+    """The assistant with the template of a name instead of its own, in place; None keeps it.
+
+    Raises:
+        PumiceError: no such template, or one whose marks aren't single tokens of the assistant's tokenizer.
+    """
+    if name is not None:
+        template = get_template(name)
+        check_marks(template, assistant.processor.tokenizer)
+        assistant.processor = replace(assistant.processor, template=template)
+    return assistant
+
+
+# writing
+
+
+def _describe(model: AssistantModel, processor: Processor) -> OwnConfig:
+    tower, connector, template = model.tower, model.connector, processor.template
+    linears = [module for module in connector.layers if isinstance(module, nn.Linear)]
+    if isinstance(template, JinjaTemplate):
+        written: str | Marks = Marks(template.image, template.video)
+    elif isinstance(template, Template) and replace(template, loss="answer") == TEMPLATES.get(template.name):
+        written = template.name
+    else:
+        name = getattr(template, "name", type(template).__name__)
+        raise PumiceError(f"chat template {name!r}: expected a JinjaTemplate, or one of pumice.templates.TEMPLATES")
+    return OwnConfig(
+        tower=OwnTower(_kind(tower, TOWERS), tower.tile, tower.layers, _fields(tower.config)),
+        connector=OwnConnector(
+            _kind(connector, CONNECTORS), connector.shuffle, len(linears), isinstance(connector.norm, nn.RMSNorm)
+        ),
+        text_config=_text_config(model.lm),
+        pool_first=model.pool_first,
+        pixels=OwnPixels(processor.mean, processor.std),
+        layout=processor.policy,
+        several=processor.several,
+        video=processor.video,
+        template=written,
+        max_tokens=processor.max_tokens,
+    )
+
+
+def _kind(part: nn.Module, known: Mapping[str, type[nn.Module]]) -> Any:
+    """The name of a part's class."""
+    for name, kind in known.items():
+        if type(part) is kind:
+            return name
+    raise PumiceError(f"a part of class {type(part).__name__}; expected one of {', '.join(known)}")
+
+
+def _text_config(lm: Any) -> dict[str, Any]:
+    fields = _fields(lm.config)
+    tied = lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
+    if bool(lm.config.tie_word_embeddings) != tied:  # transformers unties what a checkpoint holds twice, and differs
+        fields["tie_word_embeddings"] = tied
+    return fields
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    """transformers' config of a part as plain JSON."""
+    fields = json.loads(config.to_json_string(use_diff=False))
+    return {key: value for key, value in fields.items() if key not in UNSAVED}
+
+
+def _stored(model: AssistantModel) -> dict[str, Tensor]:
+    """The model's weights by name, tied ones once, under the first of their names."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) not in seen:
+            seen.add(id(value))
+            found[name] = value.detach()
+    return found
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # tokenizers' Rust core has no class of its own for a full disk
+        raise OSError(f"tokenizer: {error}") from None
+    path = folder / "tokenizer_config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    fields = {key: value for key, value in fields.items() if key not in OPENED}
+    path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# opening
+
+
+def _shapes(config: OwnConfig, where: str) -> Shapes:
+    """Names and shapes of the weights that a config describes; the model is built without memory.
+
+    Raises:
+        PumiceError: no model can be built from it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with quiet(), torch.device("meta"):
+            tower = tower_class(config.tower.type)(config.tower.config, config.tower.tile, config.tower.layers)
+            lm = AutoModelForCausalLM.from_config(_lm_config(config))
+            model = AssistantModel(tower, _connector(config, tower, lm.config.hidden_size), lm)
+    except PumiceError as error:
+        raise PumiceError(f"{where}: {error}") from None
+    except Exception as error:  # transformers finds mistakes in a config wherever it first stumbles
+        found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise PumiceError(f"{where}: no model can be built from tower.config and text_config ({found})") from None
+    check_side(where, config, tower.side)
+    return {name: tuple(value.shape) for name, value in _stored(model).items()}
+
+
+def _compare(shapes: Shapes, found: Mapping[str, Tensor], where: str) -> None:
+    """Every weight of the model there, of its shape, and no other.
+
+    Raises:
+        PumiceError: all that is wrong.
+    """
+    both = [name for name in shapes if name in found]
+    wrong = {
+        "missing": [name for name in shapes if name not in found],
+        "unknown": [name for name in found if name not in shapes],
+        "of another shape": [
+            f"{name} {list(found[name].shape)}, expected {list(shapes[name])}"
+            for name in both
+            if tuple(found[name].shape) != shapes[name]
+        ],
+        "not of floating point": [name for name in both if not found[name].is_floating_point()],
+    }
+    if any(wrong.values()):
+        listed = "; ".join(f"{what}: {opening.some(names)}" for what, names in wrong.items() if names)
+        raise PumiceError(f"{where}: weights that don't fit the config; {listed}")
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    pickles = [path.name for path in weight_files(folder) if path.suffix != ".safetensors"]
+    if pickles:
+        raise PumiceError(f"{folder}: {opening.some(pickles)}; Pumice's own form has safetensors alone")
+    return read_folder(folder)
+
+
+def _assemble(config: OwnConfig, weights: Mapping[str, Tensor], dtype: torch.dtype) -> AssistantModel:
+    parts = opening.by_part(weights)
+    inside = {name.removeprefix("model."): value for name, value in parts["tower"].items()}
+    tower = tower_class(config.tower.type)(config.tower.config, config.tower.tile, config.tower.layers, inside)
+    lm = opening.load_lm(_lm_config(config), parts["lm"], dtype)
+    connector = opening.fill_connector(_connector(config, tower, lm.config.hidden_size), parts["connector"])
+    model = AssistantModel(tower, connector, lm, pool_first=config.pool_first)
+    model.newline = nn.Parameter(parts["newline"][""])
+    return cast(model, dtype)
+
+
+def _connector(config: OwnConfig, tower: Tower, hidden: int) -> MlpConnector:
+    made = config.connector
+    return CONNECTORS[made.type](tower.width, hidden, made.shuffle, made.depth, made.norm)
+
+
+def _lm_config(config: OwnConfig) -> Any:
+    from transformers import AutoConfig
+
+    fields = dict(config.text_config)
+    kind = fields.pop("model_type", None)
+    if not isinstance(kind, str):
+        raise PumiceError(f"text_config.model_type = {kind!r}; expected the type of a language model of transformers")
+    return AutoConfig.for_model(kind, **fields)
+
+
+def _generation(folder: Path) -> Any:
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise PumiceError(f"{folder / GENERATION}: not readable ({' '.join(str(error).split())[:200]})") from None
+
+
+def _processor(folder: Path, config: OwnConfig) -> Processor:
+    with quiet():  # transformers would say that it doesn't know the type of the config beside the tokenizer
+        tokenizer = opening.open_tokenizer(folder)
+    return Processor(
+        tokenizer=tokenizer,
+        template=_template(folder, config, tokenizer),
+        policy=config.layout,
+        mean=config.pixels.mean,
+        std=config.pixels.std,
+        max_tokens=config.max_tokens,
+        several=config.several,
+        video=config.video,
+    )
+
+
+def _template(folder: Path, config: OwnConfig, tokenizer: Any) -> Template | JinjaTemplate:
+    if isinstance(config.template, Marks):
+        try:
+            source = (folder / JINJA).read_bytes().decode()  # as bytes: line ends stay as they are
+        except (OSError, ValueError) as error:
+            raise PumiceError(f"{folder / JINJA}: not readable ({error})") from None
+        return JinjaTemplate(source, tokenizer, config.template.image, config.template.video)
+    try:
+        return get_template(config.template)
+    except PumiceError as error:
+        raise PumiceError(f"{folder / 'config.json'}: template: {error}") from None
