@@ -72,12 +72,11 @@ def export(
     """
     if to not in get_args(Target):
         raise PumiceError(f"unknown form {to!r}; known: {', '.join(get_args(Target))}")
-    parts = (
-        merged(source, base) if is_partial(source) else Whole(source, source, own_names(read_folder(source), source))
-    )
+    parts = merged(source, base) if is_partial(source) else Whole(source, source, {})
     section, description = read_section(parts.config / "config.json"), describe(parts.config)
     kind = hf_type(section, description) if (to, description.form) == ("hf", "original") else None
-    weights = _with_tower(parts.weights, description, tower)
+    found = parts.weights or own_names(read_folder(source), source)
+    weights = _with_tower(found, description, tower)
     depth = description.sizes.connector.depth
     if kind:
         made = convert(parts.tokens, section, kind, description, weights)
