@@ -22,7 +22,7 @@ from pumice.data.batch import pack
 from pumice.encode import encode
 from pumice.engine.runner import complete
 from pumice.model.assistant import AssistantModel
-from pumice.model.attention import attend_packed
+from pumice.model.attention import Kind, attend_packed
 from pumice.model.openelm import OpenELMConfig, OpenELMForCausalLM, make_divisible
 from pumice.train.lora import add_lora, lora_pairs
 from pumice.types import Features, PumiceError
@@ -319,13 +319,13 @@ class Kept:
     def __init__(self) -> None:
         self.held: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kind: Kind) -> Tensor:
         if layer not in self.held:
             self.held[layer] = (k, v)
-            return attend_packed(q, k, v, [0, q.shape[1]], scale)
+            return attend_packed(q, k, v, [0, q.shape[1]], kind)
         k, v = (torch.cat([old, new], dim=1) for old, new in zip(self.held[layer], (k, v), strict=True))
         self.held[layer] = (k, v)
-        return F.scaled_dot_product_attention(q[None], k[None], v[None], scale=scale, enable_gqa=True)[0]
+        return F.scaled_dot_product_attention(q[None], k[None], v[None], scale=kind.scale, enable_gqa=True)[0]
 
 
 def test_cached_steps_equal_recomputing():

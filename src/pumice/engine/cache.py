@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pumice.model.attention import attend_packed
+from pumice.model.attention import Kind, attend, attend_packed
 
 
 class KVCache:
@@ -49,29 +49,25 @@ class KVCache:
         for held_by_layer in (*self.keys, *self.values):
             held_by_layer[slot, :, :held] = held_by_layer[source, :, :held]
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kind: Kind) -> Tensor:
         """q (heads, T, d), k and v (kv, T, d) of the new tokens to their attention output (heads, T, d)."""
-        if self._starts == list(range(len(self._slots) + 1)):
-            return self._one_each(layer, q, k, v, scale)
+        if self._starts == list(range(len(self._slots) + 1)) and kind.softcap is None:
+            return self._one_each(layer, q, k, v, kind)
         spans = list(zip(self._slots, pairwise(self._starts), strict=True))
         for slot, (a, b) in spans:
             held = self.lengths[slot]
             self.keys[layer][slot, :, held : held + b - a] = k[:, a:b]
             self.values[layer][slot, :, held : held + b - a] = v[:, a:b]
         if not any(self.lengths[slot] for slot in self._slots):
-            return attend_packed(q, k, v, self._starts, scale)
-        return torch.cat([self._rest(layer, slot, q[:, a:b], scale) for slot, (a, b) in spans], dim=1)
+            return attend_packed(q, k, v, self._starts, kind)
+        return torch.cat([self._rest(layer, slot, q[:, a:b], kind) for slot, (a, b) in spans], dim=1)
 
-    def _rest(self, layer: int, slot: int, q: Tensor, scale: float) -> Tensor:
+    def _rest(self, layer: int, slot: int, q: Tensor, kind: Kind) -> Tensor:
         """Several new tokens of one slot, each attending to all before it."""
-        held, new = self.lengths[slot], q.shape[1]
-        keys, values = self.keys[layer][slot, :, : held + new], self.values[layer][slot, :, : held + new]
-        seen = torch.ones(new, held + new, dtype=torch.bool, device=q.device).tril(held)
-        return F.scaled_dot_product_attention(
-            q[None], keys[None], values[None], attn_mask=seen, scale=scale, enable_gqa=q.shape[0] != keys.shape[0]
-        )[0]
+        held = self.lengths[slot] + q.shape[1]
+        return attend(q, self.keys[layer][slot, :, :held], self.values[layer][slot, :, :held], kind)
 
-    def _one_each(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    def _one_each(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kind: Kind) -> Tensor:
         """One new token for each slot, all at once."""
         slots = torch.tensor(self._slots, device=q.device)
         places = torch.tensor([self.lengths[slot] for slot in self._slots], device=q.device)
@@ -79,9 +75,12 @@ class KVCache:
         self.values[layer][slots, :, places] = v.transpose(0, 1)
         longest = max(self.lengths[slot] for slot in self._slots) + 1
         keys, values = self.keys[layer][slots, :, :longest], self.values[layer][slots, :, :longest]
-        seen = torch.arange(longest, device=q.device) <= places[:, None]
+        order = torch.arange(longest, device=q.device)
+        seen = order <= places[:, None]
+        if kind.window is not None:
+            seen &= order > places[:, None] - kind.window
         # One query a sequence: the queries that share a kv head become its rows, so nothing is repeated.
         n, kv = len(self._slots), k.shape[0]
         grouped = q.transpose(0, 1).reshape(n, kv, -1, q.shape[-1])
-        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=seen[:, None, None, :], scale=scale)
+        out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=seen[:, None, None, :], scale=kind.scale)
         return out.reshape(n, q.shape[0], q.shape[-1]).transpose(0, 1)

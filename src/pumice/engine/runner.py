@@ -123,7 +123,7 @@ def _prefill(model: AssistantModel, prompts: Sequence[Features], cache: KVCache)
     cache.begin(range(len(prompts)), starts)
     shift = torch.tensor(cuts).repeat_interleave(batch.starts.long().diff())
     hidden = _forward(model, batch, batch.positions + shift, cache)
-    return model.lm.lm_head(hidden[[end - 1 for end in starts[1:]]])
+    return model.head(hidden[[end - 1 for end in starts[1:]]])
 
 
 def _beginning(prompt: Features) -> int:
@@ -157,7 +157,7 @@ def _decode(model: AssistantModel, tokens: list[int], active: list[int], cache: 
     ids = torch.tensor(tokens)
     batch = pack([Features(ids, ids, torch.zeros(0), ())])
     positions = torch.tensor([cache.lengths[slot] for slot in active])
-    return model.lm.lm_head(_forward(model, batch, positions, cache))
+    return model.head(_forward(model, batch, positions, cache))
 
 
 def _forward(model: AssistantModel, batch: Batch, positions: Tensor, cache: KVCache) -> Tensor:

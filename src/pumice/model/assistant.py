@@ -93,12 +93,18 @@ class AssistantModel(nn.Module):
 
     def logits(self, batch: Batch) -> Tensor:
         """Logits (T, V) at every place of the stream."""
-        return self.lm.lm_head(self.hidden(batch))
+        return self.head(self.hidden(batch))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of last hidden states (..., H), bounded where the language model's are (Gemma 2)."""
+        logits = self.lm.lm_head(hidden)
+        cap = getattr(self.lm.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def answer_loss(self, batch: Batch, embedded: Tensor | None = None) -> tuple[Tensor, int]:
         """Sum of the cross-entropies of the supervised tokens and their number K; only K rows meet the LM head."""
         rows, targets = supervised_rows(batch)
-        logits = self.lm.lm_head(self.hidden(batch, embedded)[rows])
+        logits = self.head(self.hidden(batch, embedded)[rows])
         return nn.functional.cross_entropy(logits.float(), targets, reduction="sum"), int(targets.numel())
 
 

@@ -9,7 +9,7 @@ or ``cache`` while decoding. Documents never see each other; nothing is padded.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,19 +23,69 @@ NAME = "pumice"
 class LayerCache(Protocol):
     """What decoding needs of a cache: it stores new keys and values and attends over all that it holds."""
 
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor: ...
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, kind: Kind) -> Tensor: ...
 
 
-def attend_packed(q: Tensor, k: Tensor, v: Tensor, starts: list[int], scale: float) -> Tensor:
+class Kind(NamedTuple):
+    """What a layer's attention is beside causal: scores times ``scale``; a token sees itself and ``window`` - 1 before.
+
+    ``softcap`` bounds scores to softcap * tanh(score / softcap) (Gemma 2).
+    """
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+
+
+def attend_packed(q: Tensor, k: Tensor, v: Tensor, starts: list[int], kind: Kind) -> Tensor:
     """Causal attention in each document. q (heads, T, d), k and v (kv, T, d) to (heads, T, d)."""
-    grouped = q.shape[0] != k.shape[0]
-    parts = [
-        F.scaled_dot_product_attention(
-            q[None, :, a:b], k[None, :, a:b], v[None, :, a:b], is_causal=True, scale=scale, enable_gqa=grouped
-        )[0]
-        for a, b in pairwise(starts)
-    ]
+    if q.is_cuda and q.dtype != torch.float32 and kind.softcap is None:
+        return _attend_varlen(q, k, v, starts, kind)
+    parts = [attend(q[:, a:b], k[:, a:b], v[:, a:b], kind) for a, b in pairwise(starts)]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, kind: Kind) -> Tensor:
+    """The last n of m tokens over all m: q (heads, n, d), k and v (kv, m, d) to (heads, n, d)."""
+    new, held, grouped = q.shape[1], k.shape[1], q.shape[0] != k.shape[0]
+    narrow = kind.window is not None and held > kind.window
+    if new == held and not narrow and kind.softcap is None:
+        return F.scaled_dot_product_attention(
+            q[None], k[None], v[None], is_causal=True, scale=kind.scale, enable_gqa=grouped
+        )[0]
+    seen = torch.ones(new, held, dtype=torch.bool, device=q.device).tril(held - new)
+    if narrow and kind.window is not None:
+        seen = seen.triu(held - new - kind.window + 1)
+    if kind.softcap is not None:
+        return _capped(q, k, v, seen, kind)
+    return F.scaled_dot_product_attention(
+        q[None], k[None], v[None], attn_mask=seen, scale=kind.scale, enable_gqa=grouped
+    )[0]
+
+
+def _capped(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, kind: Kind) -> Tensor:
+    """Attention with bounded scores, which torch's own has no argument for. seen (n, m) bool."""
+    assert kind.softcap is not None
+    shared = q.shape[0] // k.shape[0]
+    keys, values = k.repeat_interleave(shared, 0), v.repeat_interleave(shared, 0)
+    scores = torch.tanh(q @ keys.mT * (kind.scale / kind.softcap)) * kind.softcap
+    return scores.masked_fill(~seen, float("-inf")).softmax(-1, dtype=torch.float32).to(q.dtype) @ values
+
+
+def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, starts: list[int], kind: Kind) -> Tensor:
+    """All documents in one call of Flash Attention's variable-length kernel (GPU, 16 bit)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    ends = torch.tensor(starts, dtype=torch.int32, device=q.device)
+    longest = max(b - a for a, b in pairwise(starts))
+    window = (-1 if kind.window is None else kind.window - 1, 0)
+    query, key, value = (part.transpose(0, 1).contiguous() for part in (q, k, v))
+    out = varlen_attn(
+        query, key, value, ends, ends, longest, longest, scale=kind.scale, window_size=window,
+        enable_gqa=q.shape[0] != k.shape[0],
+    )  # fmt: skip
+    assert isinstance(out, Tensor)
+    return out.transpose(0, 1)
 
 
 def _forward(
@@ -45,16 +95,18 @@ def _forward(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     starts: list[int] | None = None,
     cache: LayerCache | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    kind = Kind(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
     q, k, v = query[0], key[0], value[0]
     if cache is not None:
-        out = cache.attend(int(module.layer_idx), q, k, v, scale)  # type: ignore[arg-type]
+        out = cache.attend(int(module.layer_idx), q, k, v, kind)  # type: ignore[arg-type]
     else:
-        out = attend_packed(q, k, v, starts or [0, q.shape[1]], scale)
+        out = attend_packed(q, k, v, starts or [0, q.shape[1]], kind)
     return out.transpose(0, 1)[None].contiguous(), None
 
 

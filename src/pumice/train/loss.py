@@ -5,8 +5,10 @@ hidden rows (K, H) ──CHUNK rows──> logits (CHUNK, V) ──> sum of loss
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -14,7 +16,7 @@ CHUNK = 1024
 """Rows whose fp32 logits exist at the same time: 0.6 GB with a vocabulary of 152,000."""
 
 
-def token_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+def token_loss(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> tuple[Tensor, int]:
     """(0-dim sum of the cross-entropies, number of tokens whose best guess is right) of K rows (K, H), targets (K,).
 
     More than CHUNK rows are done in turn, and their logits computed again in the backward pass.
@@ -29,6 +31,6 @@ def token_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor
     return torch.stack(losses).sum(), right
 
 
-def _chunk_loss(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+def _chunk_loss(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> tuple[Tensor, int]:
     logits = head(hidden).float()
     return F.cross_entropy(logits, targets, reduction="sum"), int((logits.argmax(-1) == targets).sum())

@@ -85,7 +85,7 @@ def answer(learner: Learner, batch: Batch) -> list[Term]:
     visual = model.visual(features, batch.layouts)
     asked, embedded = select_asked(batch, model.embed(batch, visual))
     rows, targets = supervised_rows(asked)
-    loss, right = token_loss(model.lm.lm_head, model.hidden(asked, embedded)[rows], targets)
+    loss, right = token_loss(model.head, model.hidden(asked, embedded)[rows], targets)
     terms = [Term("answer", loss, torch.tensor(float(targets.numel())), 1.0, right, targets.numel())]
     if learner.align_weight:
         terms.append(_align_term(learner, batch, visual, learner.align_weight))

@@ -66,9 +66,7 @@ def start_from_checkpoint(folder: Path, learner: Learner, modules: Sequence[str]
             in another shape: all are listed.
     """
     if "lm" in modules and has_lora(learner.model.lm):
-        raise PumiceError(
-            f"{folder}: whole language models can't go beside low-rank matrices; merge them first"
-        )
+        raise PumiceError(f"{folder}: whole language models can't go beside low-rank matrices; merge them first")
     found = own_names(read_folder(folder), folder)
     tied = learner.model.lm.config.tie_word_embeddings
     wanted = {
