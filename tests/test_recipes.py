@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from PIL import Image
 from test_data import parquet, said, write
 from test_video import film
 
+import pumice
 from pumice.config import Recipe, load_recipe
+from pumice.model.build import build_processor
 from pumice.plan.recipe import sizes_of
 from pumice.templates import get_template
 from pumice.train.course import course
@@ -169,6 +172,11 @@ def test_a_recipe_runs_with_a_tiny_stand_in(name, tmp_path):
     assert [row["stage"] for row in rows] == [stage.name for stage in recipe.stages]
     assert all(0 < row["answer_loss"] < 20 and "skipped" not in row for row in rows)
     assert all(parameter.isfinite().all() for parameter in learner.model.parameters())
+    opened = pumice.load(str(tmp_path / "run"), dtype="float32")  # the whole language model trained: a whole model
+    for name, value in learner.model.state_dict().items():
+        assert torch.equal(opened.model.state_dict()[name], value), name
+    wanted = replace(build_processor(recipe.model), tokenizer=None)
+    assert replace(opened.processor, tokenizer=None) == wanted
 
 
 def test_the_dry_run_counts_what_is_there(tmp_path):

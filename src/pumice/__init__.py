@@ -56,6 +56,8 @@ def load(
         raise PumiceError(f"device {device!r}: {error}") from None
     folder = Path(name).expanduser()
     run = (folder / "recipe.toml").is_file() and (folder / "delta.safetensors").is_file()
+    if not run and (folder / "recipe.toml").is_file() and (folder / "model").is_dir():
+        folder = folder / "model"  # of a run that trained the whole language model
     own = name != "pocket" and not run and is_own(folder)
     if tower is not None and (name == "pocket" or run or own):
         raise PumiceError(f"{name}: tower= is for checkpoints that leave their tower out; this model has its own")

@@ -91,6 +91,15 @@ class Assistant:
         batch = pack([self._encode(to_sample(messages))])
         return self.model.logits(batch.to(self.model.device)).float()
 
+    def answer(self, sample: Sample, max_tokens: int = 128) -> Answer:
+        """Continue a Sample, such as pumice.data's sources give.
+
+        Raises:
+            PumiceError: as `chat`.
+        """
+        prompt = self._encode(sample)
+        return self._answer(prompt, complete(self.model, [prompt], self.processor.stop_ids, max_tokens)[0])
+
     def _encode(self, sample: Sample) -> Features:
         return encode(sample, self.processor, prompt=sample.turns[-1].role != "assistant")
 

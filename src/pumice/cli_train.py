@@ -17,16 +17,23 @@ def train_parser(name: str) -> Parser:
 pumice train recipes/pocket.toml --out runs/pocket
 pumice train recipes/pocket.toml seed=1 stages.read.steps=1800 --out runs/longer
 pumice train recipes/pocket.toml --out runs/pocket --resume
-pumice train recipes/onevision-7b.toml --dry-run --device h100 --devices 64""",
+pumice train recipes/onevision-7b.toml --dry-run --device h100 --devices 64
+pumice train --from pocket --data mine.jsonl --out runs/mine""",
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="the recipe's file")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="the recipe's file; none with --from")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's")
+    parser.add_argument(
+        "--from", dest="model", metavar="MODEL", help="fine-tune pocket or a run's folder on --data, and score both"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the run (default: runs/ and the recipe's name)"
     )
     parser.add_argument("--resume", action="store_true", help="start nothing new: an error unless DIR holds a run")
     parser.add_argument("--workers", type=positive, default=1, metavar="N", help="processes (default: %(default)s)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the sources (default: PUMICE_DATA or data)")
+    parser.add_argument(
+        "--data", type=Path, metavar="PATH", help="folder of the sources (default: PUMICE_DATA or data); with --from, "
+        "a JSON, JSONL or parquet file, or a folder of pictures with captions",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="say what it will take, and train nothing")
     parser.add_argument("--device", metavar="NAME", help="with --dry-run: predict hours on this kind, such as h100")
     parser.add_argument("--devices", type=positive, default=1, metavar="N", help="with --dry-run: how many of them")
@@ -37,6 +44,10 @@ pumice train recipes/onevision-7b.toml --dry-run --device h100 --devices 64""",
 def train_command(args: argparse.Namespace) -> int:
     from pumice.config import load_recipe
 
+    if args.model is not None:
+        return _finetune(args)
+    if args.recipe is None:
+        raise PumiceError("RECIPE is missing; or fine-tune with --from MODEL --data FILE (see pumice train --help)")
     recipe = load_recipe(args.recipe, args.overrides)  # shows mistakes before torch is imported
     if args.dry_run:
         from pumice.plan.recipe import sizes_of
@@ -52,6 +63,19 @@ def train_command(args: argparse.Namespace) -> int:
     from pumice.train import run
 
     run.main(args.recipe, args.overrides, out, args.workers, args.data)
+    return 0
+
+
+def _finetune(args: argparse.Namespace) -> int:
+    if args.data is None:
+        raise PumiceError("--from needs --data: a JSON, JSONL or parquet file, or a folder of pictures with captions")
+    # Without a recipe's file the first setting stands in its place.
+    overrides = [*([args.recipe] if args.recipe else []), *args.overrides]
+    if any("=" not in text for text in overrides):
+        raise PumiceError(f"{args.recipe}: --from takes no recipe; it writes one into the folder of --out")
+    from pumice.train import finetune
+
+    finetune.main(args.model, args.data, overrides, args.out or Path("runs") / args.data.stem, args.workers)
     return 0
 
 

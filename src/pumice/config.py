@@ -130,6 +130,10 @@ class Stage:
     floor         the last learning rate as a share of the peak
     clip          largest norm of the gradient
     max_views     rendered pictures with more views are drawn again; 0 is any
+    heldout       share of every source that isn't trained on but measured at every evaluation; rendered pictures have a
+                  split of their own
+    patience      evaluations without a lower held-out loss after which the stage ends, and its best weights count; 0 is
+                  never
     checkpoint_minutes  time between checkpoints; log_every, eval_every in steps, 0 evaluates at the end only
     """
 
@@ -160,6 +164,8 @@ class Stage:
     clip: Positive = 1.0
     max_views: Whole = 0
     gradient_checkpointing: bool = False
+    heldout: Share = 0.0
+    patience: Whole = 0
     checkpoint_minutes: Positive = 3.0
     log_every: Count = 10
     eval_every: Whole = 0

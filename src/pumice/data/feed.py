@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from pumice.config import KINDS, Recipe, Stage
-from pumice.data.index import Index, build_index
-from pumice.data.plan import Plan, Progress, plan
+from pumice.data.index import Index, build_index, split
+from pumice.data.plan import Plan, Progress, heldout_plan, plan
 from pumice.data.render.fonts import Split
 from pumice.data.render.page import Rendered
 from pumice.data.rendered import render, to_sample
@@ -39,6 +39,12 @@ class Feed(Protocol):
     def seen(self, step: int) -> int: ...
     def read(self, numbers: Sequence[int]) -> list[Features]: ...
     def name(self, number: int) -> str: ...
+    def heldout(self) -> Feed | None: ...
+
+
+HELDOUT = 32
+"""Rendered pictures that are measured at an evaluation; of a source its whole held-out share, up to MOST."""
+MOST = 256
 
 
 @dataclass
@@ -68,6 +74,10 @@ class RenderedFeed:
     def read(self, numbers: Sequence[int]) -> list[Features]:
         return [encode(to_sample(self._draw(n), self.name(n)), self.processor) for n in numbers]
 
+    def heldout(self) -> Feed | None:
+        stage = replace(self.stage, steps=max(1, HELDOUT // self.stage.batch))
+        return RenderedFeed(stage, self.processor, self.seed, "heldout")
+
     def _draw(self, number: int) -> Rendered:
         """One with more views than the stage takes gives way to the next draw."""
         for attempt in range(100):
@@ -87,11 +97,15 @@ class PlannedFeed:
     sources: dict[str, Source]
     processor: Processor
     view_cost: float = 0.0
+    held: Plan | None = None
     skipped: list[str] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
         return self.plan.steps
+
+    def heldout(self) -> Feed | None:
+        return PlannedFeed(self.held, self.sources, self.processor, self.view_cost) if self.held else None
 
     def packs(self, step: int, rank: int, size: int) -> list[list[int]]:
         return self.plan.packs(step, rank, size, self.view_cost)
@@ -167,4 +181,9 @@ def open_feed(
     if rendered(stage):
         return RenderedFeed(stage, processor, recipe.seed)
     sources, indexes = open_indexes(recipe, stage, processor, root, cache, workers, progress)
-    return PlannedFeed(plan(indexes, stage, recipe.seed), sources, processor, view_cost)
+    if not stage.heldout:
+        return PlannedFeed(plan(indexes, stage, recipe.seed), sources, processor, view_cost)
+    sides = {name: split(index, stage.heldout) for name, index in indexes.items()}
+    planned = plan({name: trained for name, (trained, _) in sides.items()}, stage, recipe.seed)
+    held = heldout_plan({name: held for name, (_, held) in sides.items()}, stage, recipe.seed)
+    return PlannedFeed(planned, sources, processor, view_cost, held)

@@ -13,7 +13,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,6 +70,16 @@ class Index:
         """Usable rows that say the same about the same media as an earlier one."""
         content = self.columns["content"][self.usable]
         return len(content) - len(np.unique(content))
+
+
+def split(index: Index, share: float) -> tuple[Index, Index]:
+    """(what is trained on, what is held out). Samples with the same content stay on one side, whatever their number."""
+    held = index.columns["content"] % np.uint64(10_000) < np.uint64(round(share * 10_000))
+
+    def without(rows: np.ndarray, why: str) -> Index:
+        return replace(index, problem=np.where(rows & (index.problem == ""), why, index.problem))
+
+    return without(held, "held out"), without(~held, "trained on")
 
 
 def measure(source: Source, row: int, processor: Processor) -> Row:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -85,6 +85,18 @@ def plan(indexes: Mapping[str, Index], stage: Stage, seed: int) -> Plan:
                 f"stage {stage.name!r}: a sample of {longest} tokens; {what} is {limit}: raise it, or lower max_tokens"
             )
     return Plan(names, source, row, tokens, views, supervised, starts, stage.pack_tokens)
+
+
+def heldout_plan(indexes: Mapping[str, Index], stage: Stage, seed: int, most: int = 256) -> Plan | None:
+    """One pass over held-out samples, ``most`` of all sources at most; None where there is none."""
+    filled = {name: index for name, index in indexes.items() if len(index.usable)}
+    if not filled:
+        return None
+    count = sum(len(index.usable) for index in filled.values())
+    amounts = {name: min(1.0, most / count) for name in filled}
+    tokens = {"batch_tokens": stage.batch_tokens} if stage.batch_tokens else {"batch": stage.batch}
+    once = replace(stage, data=amounts, steps=0, **tokens)  # type: ignore[arg-type]
+    return plan(filled, once, seed)
 
 
 def _column(

@@ -64,9 +64,13 @@ def save_own(assistant: Assistant, out: Path) -> None:
             not be opened again: low-rank matrices that aren't merged, a quantised language model, a template that is
             neither Jinja nor one of pumice.templates.TEMPLATES.
     """
+    save_model(assistant.model, assistant.processor, out)
+
+
+def save_model(model: AssistantModel, processor: Processor, out: Path) -> None:
+    """`save_own` of a model that may still train."""
     from huggingface_hub import save_torch_state_dict
 
-    model, processor = assistant.model, assistant.processor
     if has_lora(model.lm):
         raise PumiceError("low-rank matrices stand beside the language model's weights; merge them before saving")
     text = json.dumps(_describe(model, processor).to_dict(), indent=2, ensure_ascii=False) + "\n"

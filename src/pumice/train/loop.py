@@ -20,7 +20,7 @@ import torch
 
 from pumice.config import Stage
 from pumice.data.batch import pack
-from pumice.data.feed import Feed, RenderedFeed
+from pumice.data.feed import Feed
 from pumice.encode import Processor
 from pumice.train.checkpoint import load_optimizer, save_checkpoint
 from pumice.train.metrics import Meter
@@ -32,7 +32,8 @@ from pumice.types import Batch, PumiceError
 
 @dataclass
 class Run:
-    """What all stages of a run share. ``report`` gets each logged row; ``stop`` is asked after every step.
+    """What all stages of a run share. ``report`` gets each logged row; ``stop`` is asked after every step; ``keep``
+    writes the weights away when a stage with ``patience`` has its best.
 
     Matrix products run in ``dtype`` (autocast); weights, moments and losses stay fp32.
     """
@@ -48,6 +49,30 @@ class Run:
     log: TextIO | None = None
     stop: Callable[[], bool] = field(default=lambda: False)
     stopped: bool = False
+    keep: Callable[[], None] = field(default=lambda: None)
+
+
+@dataclass
+class Watch:
+    """The lowest held-out loss so far, kept in a file so that a resumed run knows it."""
+
+    path: Path
+    best: float = math.inf
+    waited: int = 0
+
+    def __post_init__(self) -> None:
+        if self.path.is_file():
+            self.best, self.waited = json.loads(self.path.read_text())
+
+    def over(self, loss: float, patience: int, keep: Callable[[], None]) -> bool:
+        """Note a loss, keep the weights if it is the lowest; whether ``patience`` evaluations went by without one."""
+        self.waited += 1
+        if loss < self.best:
+            self.best, self.waited = loss, 0
+            keep()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps([self.best, self.waited]))
+        return self.waited >= patience
 
 
 def make_batches(run: Run, feed: Feed, step: int) -> list[Batch]:
@@ -69,7 +94,7 @@ def run_stage(run: Run, stage: Stage, feed: Feed, start: int = 0, checkpoint: Pa
     optimizer = make_optimizer(trainable, stage)
     if checkpoint is not None:
         load_optimizer(checkpoint, optimizer, trainable)
-    meter, saved = Meter(), time.monotonic()
+    meter, saved, watch = Meter(), time.monotonic(), Watch(run.out / f"best-{stage.name}.json")
     for step in range(start, feed.steps):
         began = time.monotonic()
         batches = make_batches(run, feed, step)
@@ -77,9 +102,13 @@ def run_stage(run: Run, stage: Stage, feed: Feed, start: int = 0, checkpoint: Pa
         terms, norm = train_step(run, stage, feed, step, batches, optimizer, trainable)
         meter.add(terms, batches, norm)
         done = step + 1
-        if done % stage.log_every == 0 or done == feed.steps:
-            _log(run, stage, feed, done, meter.row() | _heldout(run, stage, feed, done))
+        figures = _heldout(run, stage, feed, done)
+        if done % stage.log_every == 0 or done == feed.steps or figures:
+            _log(run, stage, feed, done, meter.row() | figures)
             meter = Meter()
+        if stage.patience and figures and watch.over(figures["heldout"], stage.patience, run.keep):
+            _save(run, stage, feed.steps, optimizer, trainable)  # as done: the same command doesn't begin it again
+            return
         run.stopped = any_worker(run.stop(), run.world)
         if time.monotonic() - saved > stage.checkpoint_minutes * 60 or done == feed.steps or run.stopped:
             saved = time.monotonic()
@@ -151,17 +180,21 @@ def _terms(run: Run, stage: Stage, batch: Batch) -> list[Term]:
 
 @torch.no_grad()
 def _heldout(run: Run, stage: Stage, feed: Feed, done: int) -> dict[str, Any]:
-    """Teacher-forced figures on 32 held-out pictures every ``eval_every`` steps; all workers take part."""
-    if not isinstance(feed, RenderedFeed):
-        return {}
-    if not stage.eval_every or (done % stage.eval_every and done != feed.steps):
+    """Teacher-forced figures on held-out samples every ``eval_every`` steps; all workers take part.
+
+    The loss that ``patience`` looks at is that of all workers; the other figures are this worker's.
+    """
+    held = feed.heldout()
+    if held is None or not stage.eval_every or (done % stage.eval_every and done != feed.steps):
         return {}
     meter = Meter()
-    held = RenderedFeed(stage, feed.processor, run.seed, "heldout")
-    for step in range(max(1, 32 // stage.batch)):
+    for step in range(held.steps):
         for batch in make_batches(run, held, step):
             meter.add(_terms(run, stage, batch), [batch])
-    return {f"heldout_{key}": value for key, value in meter.row().items() if key.endswith(("_loss", "_accuracy"))}
+    sums = meter.sums.get(stage.objective, [0.0, 0.0])
+    total, count = sum_counts([torch.tensor(sums[0]), torch.tensor(sums[1])], run.world)
+    figures = {f"heldout_{key}": value for key, value in meter.row().items() if key.endswith(("_loss", "_accuracy"))}
+    return figures | {"heldout": round(total / max(count, 1.0), 5)}
 
 
 def _log(run: Run, stage: Stage, feed: Feed, done: int, row: dict[str, Any]) -> None:

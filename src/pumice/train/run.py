@@ -6,6 +6,7 @@ recipe.toml ──> runs/NAME/ recipe.toml · log.jsonl · checkpoints/ · delta
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 from pumice.config import Recipe, Stage, digest, load_recipe, resolved
 from pumice.data.feed import Feed, open_feed
 from pumice.encode import Processor
+from pumice.formats.own import save_model
 from pumice.model.build import auto_dtype, build_model, build_processor, load_tower
 from pumice.model.weights import pack_delta, save_delta
 from pumice.pocket.parts import cache_dir
@@ -106,13 +108,19 @@ def train(recipe: Recipe, out: Path, world: World, data: Path = Path("data")) ->
         for position, stage in enumerate(recipe.stages[first:], first):
             begin = state["step"] if position == first else 0
             _need_lora(recipe, learner, position)
-            feed = _open_feed(recipe, stage, processor, data, world)
+            feed = open_stage(recipe, stage, processor, data, world)
+
+            def keep(position: int = position) -> None:
+                if world.main:
+                    write_weights(recipe, position, learner, processor, out)
+
+            run.keep = keep
             if begin < feed.steps:
                 run_stage(run, stage, feed, begin, found[-1] if found and begin else None)
             if run.stopped:
                 return learner
-            if world.main:
-                export_delta(recipe, learner, out / "delta.safetensors", stage.name)
+            if not stage.patience:
+                keep()
     return learner
 
 
@@ -121,8 +129,8 @@ def data_root(named: Path | None = None) -> Path:
     return named or Path(os.environ.get("PUMICE_DATA", "data")).expanduser()
 
 
-def _open_feed(recipe: Recipe, stage: Stage, processor: Processor, data: Path, world: World) -> Feed:
-    """The stage's feed; the first worker indexes what isn't indexed yet, the others read it from the cache."""
+def open_stage(recipe: Recipe, stage: Stage, processor: Processor, data: Path, world: World) -> Feed:
+    """A stage's feed; the first worker indexes what isn't indexed yet, the others read it from the cache."""
 
     def tell(name: str, done: int, total: int) -> None:
         print(f"{stage.name}: indexing {name} {done}/{total}", flush=True)
@@ -143,6 +151,22 @@ def _need_lora(recipe: Recipe, learner: Learner, position: int) -> None:
     configs = [stage.lora for stage in recipe.stages[: position + 1] if stage.lora is not None]
     if configs and not has_lora(learner.model.lm):
         add_lora(learner.model.lm, configs[-1], recipe.seed)
+
+
+def write_weights(recipe: Recipe, position: int, learner: Learner, processor: Processor, out: Path) -> None:
+    """What stage ``position`` made, as `pumice.load` takes it: a delta, or where the whole language model trains a
+    whole model.
+    """
+    stages = recipe.stages[: position + 1]
+    if any(stage.lr.get("lm") and stage.lora is None for stage in stages):
+        scratch = out / "model.new"
+        shutil.rmtree(scratch, ignore_errors=True)
+        save_model(learner.model, processor, scratch)
+        shutil.rmtree(out / "model", ignore_errors=True)
+        scratch.rename(out / "model")
+        (out / "delta.safetensors").unlink(missing_ok=True)  # of an earlier stage
+    else:
+        export_delta(recipe, learner, out / "delta.safetensors", stages[-1].name)
 
 
 def export_delta(recipe: Recipe, learner: Learner, path: Path, note: str) -> None:
