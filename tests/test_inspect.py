@@ -23,8 +23,17 @@ from pumice.config import DataConfig, Recipe, Stage, load_recipe
 from pumice.data.feed import PlannedFeed, RenderedFeed, open_feed, stage_processor
 from pumice.data.index import build_index
 from pumice.data.inspection import (
-    Block, Inspected, Picture, Place, Token, _owners, inspect_feed, places, to_json, token_texts,
-)  # fmt: skip
+    Block,
+    Inspected,
+    Picture,
+    Place,
+    Token,
+    inspect_feed,
+    places,
+    to_json,
+    token_owners,
+    token_texts,
+)
 from pumice.data.inspection_figures import count_lines, figure
 from pumice.data.inspection_page import facts, left_out, strip, to_html
 from pumice.data.plan import plan
@@ -156,7 +165,7 @@ def test_owners_with_a_tokenizer_that_adds_blanks(text, tmp_path):
 def test_a_token_across_a_border_is_its_larger_part():
     def owners(texts: list[str], whole: str, who: str) -> str:
         named = {"t": "template", "u": "user"}
-        return "".join(owner[0] for owner in _owners(texts, whole, [named[c] for c in who]))
+        return "".join(owner[0] for owner in token_owners(texts, whole, [named[c] for c in who]))
 
     assert owners(["USER", ": W", "hat"], "USER: What", "ttttttuuuu") == "ttu"
     assert owners([":", " Hi"], ": Hi", "ttuu") == "tu"

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pumice.cli_checkpoints import export_command, export_parser, plan_command, plan_parser
+from pumice.cli_data import inspect_command, inspect_parser
 from pumice.cli_index import data_command, data_parser
+from pumice.cli_merge import merge_command, merge_parser
 from pumice.cli_parser import Parser, make_parser, positive
 from pumice.cli_train import eval_command, eval_parser, train_command, train_parser
 from pumice.talk import HELP, converse
@@ -93,6 +95,8 @@ def _top_parser() -> Parser:
   plan    say what a picture costs, before any weight is loaded
   export  write a model in another form
   data    index what lies on disk for a recipe
+  inspect  show what a stage trains on, as the model sees it
+  merge   average the weights of towers or models
 
 examples:
   pumice ask receipt.png "What is the total?"
@@ -238,7 +242,9 @@ COMMANDS: dict[str, Command] = {
     "eval": (eval_parser, eval_command),
     "plan": (plan_parser, plan_command),
     "export": (export_parser, export_command),
+    "merge": (merge_parser, merge_command),
     "data": (data_parser, data_command),
+    "inspect": (inspect_parser, inspect_command),
 }
 
 if __name__ == "__main__":

@@ -176,6 +176,7 @@ class Recipe:
     """A whole run: the model and the stages that train it, in order. ``name`` is the file's unless it says another.
 
     ``precision`` is that of matrix products (weights stay fp32); auto is bf16 where the hardware multiplies it fast.
+    With ``parallel`` replicate every worker holds all weights, with shard a slice of them (FSDP).
     ``start`` are the weights to begin from: parts (pretrained parts alone), pocket (the shipped weights), a path to a
     run's delta.safetensors, or a checkpoint's folder or name on a hub. ``start_modules`` are the modules taken from
     there; the others begin anew. ``data`` are the sources on disk that stages name.
@@ -186,6 +187,7 @@ class Recipe:
     model: ModelConfig
     stages: tuple[Stage, ...]
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    parallel: Literal["replicate", "shard"] = "replicate"
     start: str = "parts"
     start_modules: tuple[Module, ...] = MODULES
     data: dict[str, DataConfig] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pumice.train.objectives import Learner
+from pumice.train.parallel import put, sharded, whole
 from pumice.types import PumiceError
 
 KEEP = 2
@@ -36,7 +37,16 @@ def training_state(learner: Learner) -> dict[str, Tensor]:
         if name == "lm.lm_head.weight" and tied:  # the same memory as the embedding, which safetensors refuses
             continue
         state[name] = value
-    return {name: value.contiguous() for name, value in state.items()}
+    return {name: whole(value).contiguous() for name, value in state.items()}
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, names: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    """AdamW's moments and step counts by "kind/parameter"."""
+    return {
+        f"{key}/{name}": whole(torch.as_tensor(value)).contiguous()
+        for name, parameter in names.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
 
 
 def lm_trained(learner: Learner) -> bool:
@@ -45,13 +55,11 @@ def lm_trained(learner: Learner) -> bool:
 
 
 def save_checkpoint(
-    folder: Path,
-    learner: Learner,
-    optimizer: torch.optim.Optimizer,
-    names: dict[str, nn.Parameter],
-    state: dict[str, Any],
+    folder: Path, tensors: dict[str, Tensor], moments: dict[str, Tensor], state: dict[str, Any]
 ) -> Path:
-    """Write one checkpoint; ``state`` needs "stage", "step" (steps done) and "saves". Returns its folder.
+    """Write one checkpoint of `training_state` and `optimizer_state`; returns its folder.
+
+    ``state`` needs "stage", "step" (steps done) and "saves".
 
     Raises:
         PumiceError: it can't be written (a full disk); the older ones are untouched.
@@ -62,7 +70,7 @@ def save_checkpoint(
     scratch = folder / f".tmp-{os.getpid()}"
     final = folder / f"{state['stage']}-{state['step']:08d}"
     try:
-        _write(scratch, learner, optimizer, names, state)
+        _write(scratch, tensors, moments, state)
         shutil.rmtree(final, ignore_errors=True)
         scratch.rename(final)
     except (OSError, SafetensorError) as error:
@@ -73,20 +81,10 @@ def save_checkpoint(
     return final
 
 
-def _write(
-    scratch: Path,
-    learner: Learner,
-    optimizer: torch.optim.Optimizer,
-    names: dict[str, nn.Parameter],
-    state: dict[str, Any],
-) -> None:
+def _write(scratch: Path, tensors: dict[str, Tensor], moments: dict[str, Tensor], state: dict[str, Any]) -> None:
     """All files of a checkpoint, flushed to the disk."""
     scratch.mkdir()
-    save_file(training_state(learner), scratch / "model.safetensors")
-    moments: dict[str, Tensor] = {}
-    for name, parameter in names.items():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            moments[f"{key}/{name}"] = torch.as_tensor(value).contiguous()
+    save_file(tensors, scratch / "model.safetensors")
     save_file(moments, scratch / "optimizer.safetensors")
     (scratch / "state.json").write_text(json.dumps(state, indent=1))
     for path in [*scratch.iterdir(), scratch]:
@@ -127,7 +125,7 @@ def load_training_state(checkpoint: Path, learner: Learner) -> None:
         )
     with torch.no_grad():
         for name, value in tensors.items():
-            targets[name].copy_(value)
+            put(targets[name], value)
 
 
 def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, names: dict[str, nn.Parameter]) -> None:
@@ -137,4 +135,10 @@ def load_optimizer(checkpoint: Path, optimizer: torch.optim.Optimizer, names: di
         kind, _, name = key.partition("/")
         if name not in names:
             raise PumiceError(f"{checkpoint}: optimizer state of unknown parameter {name}")
-        optimizer.state[names[name]][kind] = value.to(names[name].device)
+        parameter = names[name]
+        if sharded(parameter) and value.dim():
+            moment = torch.zeros_like(parameter)
+            put(moment, value)
+            optimizer.state[parameter][kind] = moment
+        else:
+            optimizer.state[parameter][kind] = value.to(parameter.device)

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,12 +22,13 @@ from pumice.config import Stage
 from pumice.data.batch import pack
 from pumice.data.feed import Feed
 from pumice.encode import Processor
-from pumice.train.checkpoint import load_optimizer, save_checkpoint
+from pumice.train.checkpoint import load_optimizer, optimizer_state, save_checkpoint, training_state
 from pumice.train.metrics import Meter
 from pumice.train.objectives import OBJECTIVES, TERMS, Learner, Term, term_counts
 from pumice.train.optim import factor, freeze, make_optimizer, recompute
 from pumice.train.parallel import World, any_worker, sum_counts, sum_gradients
-from pumice.types import Batch, PumiceError
+from pumice.train.shard import clip_gradients
+from pumice.types import IGNORE, Batch, PumiceError
 
 
 @dataclass
@@ -77,8 +78,17 @@ class Watch:
 
 def make_batches(run: Run, feed: Feed, step: int) -> list[Batch]:
     """This worker's share of a step, a batch a forward pass."""
-    read = [feed.read(numbers) for numbers in feed.packs(step, run.world.rank, run.world.size)]
-    return [pack(documents).to(run.learner.device) for documents in read if documents]
+    rank, size = run.world.rank, run.world.size
+    read = [feed.read(numbers) for numbers in feed.packs(step, rank, size)]
+    batches = [pack(documents) for documents in read if documents]
+    if run.learner.sharded:
+        # Each pass needs all workers: those with fewer make them up with samples that carry no loss.
+        most = max(len(feed.packs(step, other, size)) for other in range(size))
+        first = next(packs[0][:1] for r in range(size) if (packs := feed.packs(step, r, size)))
+        spare = pack(feed.read(first))
+        idle = replace(spare, labels=torch.full_like(spare.labels, IGNORE), glyphs=((),) * len(spare.layouts))
+        batches += [idle] * (most - len(batches))
+    return [batch.to(run.learner.device) for batch in batches]
 
 
 def run_stage(run: Run, stage: Stage, feed: Feed, start: int = 0, checkpoint: Path | None = None) -> None:
@@ -143,12 +153,12 @@ def train_step(
             term.total = term.total.detach()
         done += terms
     sum_gradients(parameters, run.world)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, stage.clip)
+    norm = clip_gradients(parameters, stage.clip, run.world)
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor(stage, step, feed.steps)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return done, float(norm)
+    return done, norm
 
 
 def _sum(counted: Sequence[Sequence[Term]], name: str) -> torch.Tensor:
@@ -213,6 +223,7 @@ def _log(run: Run, stage: Stage, feed: Feed, done: int, row: dict[str, Any]) -> 
 def _save(run: Run, stage: Stage, done: int, optimizer: torch.optim.Optimizer, trainable: dict[str, Any]) -> None:
     """Workers hold the same weights and moments, so the first one saves for all."""
     run.saves += 1
+    state = {"stage": stage.name, "step": done, "saves": run.saves, "workers": run.world.size}
+    tensors = training_state(run.learner), optimizer_state(optimizer, trainable)  # of slices: all workers gather
     if run.world.main:
-        state = {"stage": stage.name, "step": done, "saves": run.saves, "workers": run.world.size}
-        save_checkpoint(run.out / "checkpoints", run.learner, optimizer, trainable, state)
+        save_checkpoint(run.out / "checkpoints", *tensors, state)

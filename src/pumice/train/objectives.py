@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from pumice.model.assistant import AssistantModel, supervised_rows
 from pumice.train.dense import BIAS_UNIT, DenseHead, dense_accuracy, dense_loss, dense_weights, glyph_slots
 from pumice.train.loss import token_loss
+from pumice.train.parallel import whole
 from pumice.types import IGNORE, Batch, Glyph, Layout
 from pumice.vision.layout import glyph_views
 
@@ -49,6 +50,7 @@ class Learner:
     tokenizer: Any
     dense_weight: float = 0.0
     align_weight: float = 0.0
+    sharded: bool = False
     cache: dict[str, list[int]] = field(default_factory=dict)
 
     def words(self, word: str) -> list[int]:
@@ -80,16 +82,27 @@ def answer(learner: Learner, batch: Batch) -> list[Term]:
     Pictures without a question (walls of text) pass the tower and connector only.
     """
     model = learner.model
-    # Text alone passes no tower: its parameters get a gradient of zero, and no worker waits for another.
-    features = model.tower(batch.tiles) if batch.layouts else batch.tiles.new_zeros(0, 1, model.tower.width)
+    features, unseen = _see(learner, batch)
     visual = model.visual(features, batch.layouts)
-    asked, embedded = select_asked(batch, model.embed(batch, visual))
+    asked, embedded = select_asked(batch, model.embed(batch, visual) + unseen)
     rows, targets = supervised_rows(asked)
     loss, right = token_loss(model.head, model.hidden(asked, embedded)[rows], targets)
     terms = [Term("answer", loss, torch.tensor(float(targets.numel())), 1.0, right, targets.numel())]
     if learner.align_weight:
         terms.append(_align_term(learner, batch, visual, learner.align_weight))
     return terms + _read_beside(learner, batch, features)
+
+
+def _see(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor | float]:
+    """(features of the batch's views, 0 to add). Text alone passes no tower: its parameters get a gradient of zero.
+
+    Where weights are shared out, every worker must run every block: a black view goes through, and adds nothing.
+    """
+    tower = learner.model.tower
+    if batch.layouts or not learner.sharded:
+        return (tower(batch.tiles) if batch.layouts else batch.tiles.new_zeros(0, 1, tower.width)), 0.0
+    black = tower(batch.tiles.new_zeros(1, 3, tower.tile, tower.tile))
+    return black[:0], black.sum() * 0.0
 
 
 def select_asked(batch: Batch, embedded: Tensor) -> tuple[Batch, Tensor]:
@@ -136,7 +149,7 @@ def term_counts(learner: Learner, objective: str, batch: Batch) -> list[Term]:
 def _align_term(learner: Learner, batch: Batch, visual: Tensor, weight: float) -> Term:
     """Cross-entropy of visual tokens (sum of layout.tokens, H) against the LM tokens drawn under them."""
     places, targets = (pairs.to(learner.device) for pairs in alignment_targets(batch, learner))
-    table = learner.model.lm.get_input_embeddings().weight.detach()
+    table = whole(learner.model.lm.get_input_embeddings().weight.detach())
     scale = ALIGN_LOGIT / float(table.square().sum(1).mean())
     # Where several tokens share a visual token, each counts in proportion: the target is a mixture.
     used, row = places.unique(return_inverse=True)

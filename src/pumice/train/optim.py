@@ -13,6 +13,7 @@ from torch import nn
 from pumice.config import Stage
 from pumice.train.lora import has_lora
 from pumice.train.objectives import Learner
+from pumice.train.parallel import sharded
 from pumice.types import PumiceError
 
 
@@ -61,9 +62,9 @@ def recompute(learner: Learner, on: bool) -> None:
 
 def make_optimizer(trainable: dict[str, nn.Parameter], stage: Stage) -> torch.optim.AdamW:
     """AdamW with a group a module and kind; weight decay on matrices only. Groups remember their ``peak`` rate."""
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in trainable.items():
-        groups.setdefault((name.split(".")[0], parameter.dim() >= 2), []).append(parameter)
+        groups.setdefault((name.split(".")[0], parameter.dim() >= 2, sharded(parameter)), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
@@ -72,7 +73,7 @@ def make_optimizer(trainable: dict[str, nn.Parameter], stage: Stage) -> torch.op
                 "lr": stage.lr[module],
                 "weight_decay": stage.weight_decay if matrix else 0.0,
             }
-            for (module, matrix), parameters in groups.items()
+            for (module, matrix, _), parameters in groups.items()
         ],
         betas=stage.betas,
         eps=stage.eps,

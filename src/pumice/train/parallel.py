@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ def sum_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
             parameter.grad = torch.zeros_like(parameter)
     if world.size == 1:
         return
+    parameters = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]  # summed already
+    if not parameters:
+        return
     flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
     dist.all_reduce(flat)
     start = 0
@@ -92,3 +96,23 @@ def any_worker(flag: bool, world: World) -> bool:
     asked = torch.tensor([float(flag)], device=world.device)
     dist.all_reduce(asked)
     return bool(asked.item())
+
+
+def sharded(tensor: Tensor) -> bool:
+    """Whether a worker holds only a slice of a tensor."""
+    return isinstance(tensor, DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, on every worker: they must all ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def put(target: Tensor, value: Tensor) -> None:
+    """Write a whole tensor into one that may be a slice."""
+    if isinstance(target, DTensor):
+        placed = distribute_tensor(value.to(target.device, target.dtype), target.device_mesh, target.placements)
+        target.copy_(placed)
+    else:
+        target.copy_(value)

@@ -30,6 +30,7 @@ from pumice.train.lora import add_lora, has_lora, lora_pairs
 from pumice.train.metrics import Printer
 from pumice.train.objectives import Learner
 from pumice.train.parallel import World, join_world, leave_world, main_first
+from pumice.train.shard import shard
 from pumice.train.start import begin_from
 from pumice.types import PumiceError
 
@@ -101,6 +102,14 @@ def train(recipe: Recipe, out: Path, world: World, data: Path = Path("data")) ->
         _need_lora(recipe, learner, len(recipe.stages) - 1)
         begin_from(recipe.start, learner, recipe.start_modules)
     processor, dtype = build_processor(recipe.model), precision(recipe, world.device)
+    if recipe.parallel == "shard" and world.size > 1:
+        if any(stage.patience for stage in recipe.stages):
+            raise PumiceError(
+                "patience keeps the best weights; parallel = shard can't write them between steps"
+            )
+        for position in range(len(recipe.stages)):
+            _need_lora(recipe, learner, position)  # slices are cut once: what trains low-rank must be there
+        shard(learner, world, dtype)
     run = Run(learner, processor, recipe.seed, out, world, Printer(), dtype, saves=state["saves"])
     _stop_on_signals(run)
     with (out / f"log-{world.rank}.jsonl").open("a") as log:
@@ -112,7 +121,8 @@ def train(recipe: Recipe, out: Path, world: World, data: Path = Path("data")) ->
 
             def keep(position: int = position) -> None:
                 if world.main:
-                    write_weights(recipe, position, learner, processor, out)
+                    made = _gathered(recipe, out) if learner.sharded else learner
+                    write_weights(recipe, position, made, processor, out)
 
             run.keep = keep
             if begin < feed.steps:
@@ -151,6 +161,14 @@ def _need_lora(recipe: Recipe, learner: Learner, position: int) -> None:
     configs = [stage.lora for stage in recipe.stages[: position + 1] if stage.lora is not None]
     if configs and not has_lora(learner.model.lm):
         add_lora(learner.model.lm, configs[-1], recipe.seed)
+
+
+def _gathered(recipe: Recipe, out: Path) -> Learner:
+    """The learner with whole weights, from the checkpoint that a stage ends with."""
+    learner = make_learner(recipe, recipe.seed)
+    _need_lora(recipe, learner, len(recipe.stages) - 1)
+    load_training_state(checkpoints(out / "checkpoints")[-1], learner)
+    return learner
 
 
 def write_weights(recipe: Recipe, position: int, learner: Learner, processor: Processor, out: Path) -> None:
