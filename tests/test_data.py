@@ -247,6 +247,7 @@ def mixed(root: Path) -> Path:
         {"image": "a.png", "conversations": said("What?")},
         {"conversations": [{"from": "human", "value": "Hi"}]},
         {"conversations": said("Hi", "long " * 300)},
+        {"conversations": said("half of a pair: \ud83d")},
     ]
     return write(root / "mixed.json", [*good, *bad])
 
@@ -257,11 +258,12 @@ def test_the_index_says_what_encoding_gives(root, processor):
     found = source(root, "mixed.json")
     index = build_index(found, "mine", processor, root / "cache")
     assert index.usable.tolist() == list(range(10))
-    assert index.problem[10:].tolist() == ["unreadable", "unreadable", "no loss", "too long"]
+    assert index.problem[10:].tolist() == ["unreadable", "unreadable", "no loss", "too long", "unreadable"]
     assert "cut.png" in index.detail[10]
     assert "the limit is 600" in index.detail[13]
     assert index.duplicates == 1
     assert index.literal.nonzero()[0].tolist() == [9]
+    assert "isn't Unicode" in index.detail[14]
     for row in index.usable:
         features = encode(found.sample(int(row)), processor)
         assert index.columns["tokens"][row] == len(features)
@@ -285,7 +287,7 @@ def test_a_killed_index_goes_on_and_a_changed_file_begins_again(root, processor,
     index = build_index(
         source(root, path.name), "mine", processor, root / "cache", progress=lambda done, _: seen.append(done)
     )
-    assert seen == [12, 14]  # the first eight rows were there
+    assert seen == [12, 15]  # the first eight rows were there
     whole = build_index(source(root, path.name), "mine", processor, root / "other")
     for key, column in whole.columns.items():
         assert np.array_equal(index.columns[key], column), key
@@ -331,15 +333,15 @@ def test_the_report_counts_and_shows_the_worst(root, processor, capsys):
         source(root, "mixed.json"), "mine", dataclasses.replace(processor, max_tokens=600), root / "cache"
     )
     found = summary(index)
-    assert (found["rows"], found["usable"], found["duplicates"], found["literal_markers"]) == (14, 10, 1, 1)
+    assert (found["rows"], found["usable"], found["duplicates"], found["literal_markers"]) == (15, 10, 1, 1)
     assert {kind: problem["rows"] for kind, problem in found["problems"].items()} == {
-        "no loss": 1, "too long": 1, "unreadable": 2,
+        "no loss": 1, "too long": 1, "unreadable": 3,
     }  # fmt: skip
     assert found["longest"][0] == int(np.argmax(np.where(index.problem == "", index.columns["tokens"], 0)))
     assert found["tokens"]["total"] == index.columns["tokens"][:10].sum()
     print_report({"mine": index})
     shown = "".join(capsys.readouterr().out.split())
-    assert "10of14samplescanbeused" in shown
+    assert "10of15samplescanbeused" in shown
     assert "record11:1picturesorvideos" in shown
 
 

@@ -130,8 +130,8 @@ def talk(rounds: int, prompt: bool, seed: int = 0, pictures: bool = False) -> tu
     return tuple(turns[:-1] if prompt else turns)
 
 
-def pieces(turns: tuple[Turn, ...], made_of: Processor, prompt: bool) -> Iterator[int]:
-    for piece in lay_out(Sample(turns), made_of, prompt):
+def pieces(turns: tuple[Turn, ...], of: Processor, prompt: bool) -> Iterator[int]:
+    for piece in lay_out(Sample(turns), of, prompt):
         yield from piece.ids
 
 
@@ -256,7 +256,10 @@ def test_labels_are_the_answers_and_their_stop(kind, name):
     runs: list[list[int]] = [[]]
     for token, label in zip(features.ids.tolist(), features.labels.tolist(), strict=True):
         assert label in (token, IGNORE)
-        runs[-1].append(label) if label != IGNORE else runs[-1] and runs.append([])
+        if label != IGNORE:
+            runs[-1].append(label)
+        elif runs[-1]:
+            runs.append([])
     answers = [str(turn.content[0]) for turn in turns if turn.role == "assistant"]
     for run, answer in zip([run for run in runs if run], answers, strict=True):
         whole = template.answer_prefix + answer + template.stop

@@ -190,19 +190,20 @@ def test_greedy_answers_about_a_video_are_those_of_transformers(opened, family, 
     path, picture = film(tmp_path / "a.mp4", **fields), noise(3, (120, 80))
     for messages, pictures in ((said(path, "What moves?"), []), (said(path, picture, "Which?"), [picture])):
         inputs = fed(family, [rendered(messages)], [pictures] if pictures else [], [frames_of(path, family, turns)])
-        assert greedy(assistant, [messages]) == generated(model, assistant, inputs)
+        (stop,) = assistant.processor.stop_ids
+        assert greedy(assistant, [messages], stop) == generated(model, inputs, stop)
 
 
-def greedy(assistant: Assistant, conversations: Sequence[list[dict[str, Any]]], tokens: int = 12) -> list[list[int]]:
+def greedy(assistant: Assistant, conversations: Sequence[list[dict[str, Any]]], stop: int) -> list[list[int]]:
+    """Our answers to a batch, each up to the token ``stop``."""
     prompts = [encode(to_sample(messages), assistant.processor, prompt=True) for messages in conversations]
-    return [done.ids for done in complete(assistant.model, prompts, assistant.processor.stop_ids, tokens)]
+    return [done.ids for done in complete(assistant.model, prompts, [stop], 12)]
 
 
 @torch.no_grad()
-def generated(model: Any, assistant: Assistant, inputs: dict[str, Any], tokens: int = 12) -> list[list[int]]:
-    """transformers' greedy answers, each up to its stop token."""
-    (stop,) = assistant.processor.stop_ids
-    rows = model.generate(**inputs, max_new_tokens=tokens, do_sample=False, eos_token_id=stop, pad_token_id=stop)
+def generated(model: Any, inputs: dict[str, Any], stop: int) -> list[list[int]]:
+    """transformers' answers to a batch, each up to the token ``stop``."""
+    rows = model.generate(**inputs, max_new_tokens=12, do_sample=False, eos_token_id=stop, pad_token_id=stop)
     answers = rows[:, inputs["input_ids"].shape[1] :].tolist()
     return [row[: row.index(stop)] if stop in row else row for row in answers]
 
@@ -268,4 +269,9 @@ def test_a_mixed_batch_gives_transformers_answers(opened, family, rows):
         processor = make_processor(family, make_tokenizer())
         inputs = processor(images=flat, text=texts, padding=True, return_tensors="pt")
     assert bool((inputs["attention_mask"] == 0).any())  # it is padded
-    assert greedy(assistant, conversations) == generated(model, assistant, inputs)
+    (stop,) = assistant.processor.stop_ids
+    whole = greedy(assistant, conversations, stop)
+    assert whole == generated(model, inputs, stop)
+    stop = whole[0][5]  # some answers now end early, and the others go on
+    assert len({len(answer) for answer in greedy(assistant, conversations, stop)}) > 1
+    assert greedy(assistant, conversations, stop) == generated(model, inputs, stop)

@@ -18,7 +18,8 @@ from typing import Any, Literal, Protocol
 from pumice.templates import Template
 from pumice.types import Media, PumiceError, Role, Turn
 
-Owner = Literal["template", "system", "user", "assistant"]
+Owner = Literal["tokenizer", "template", "system", "user", "assistant"]
+"""Who writes a span; the tokenizer writes what it puts before a text by itself."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ def spans(
         written = list(template.spans(turns, prompt))
         # As transformers' processors: the tokenizer begins the text in its own way, unless the template did.
         if start and not (written and written[0].content == start):
-            yield Span(start, "template", markup=True)
+            yield Span(start, "tokenizer", markup=True)
         yield from written
         return
     if template.start is not None:
         start = template.start
     if start:
-        yield Span(start, "template", markup=True)
+        yield Span(start, "tokenizer" if template.start is None else "template", markup=True)
     if template.default_system is not None and turns[0].role != "system":
         turns = (Turn("system", (template.default_system,)), *turns)
     before: Role | None = None

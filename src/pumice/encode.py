@@ -9,7 +9,8 @@ Training, evaluation and serving all call ``encode``, so a prompt, a tiling or a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from pumice.chat import OwnTemplate, Span, own_start, spans, supervise_everywhere
 from pumice.templates import Template
+from pumice.tokens import Joints, joints, tokenize
 from pumice.types import IGNORE, IMAGE, Features, Layout, Media, PumiceError, Sample, Turn
 from pumice.vision.frames import VideoPolicy, default_video, instruction, sample_indices, video_layout
 from pumice.vision.layout import Policy, layout
@@ -64,6 +66,11 @@ class Processor:
         """Token ids that end an answer."""
         return tuple(tokenize(self.tokenizer, self.template.stop, markup=True)[-1:])
 
+    @cached_property
+    def joints(self) -> Joints:
+        """How the tokenizer treats a text that isn't the beginning of one."""
+        return joints(self.tokenizer)
+
     @property
     def video_policy(self) -> VideoPolicy:
         """The policy of videos, given or derived."""
@@ -81,11 +88,6 @@ class Piece(NamedTuple):
     span: Span
     ids: list[int]
     layout: Layout | None = None
-
-
-def tokenize(tokenizer: Any, text: str, markup: bool) -> list[int]:
-    """Ids of one span's text. Without ``markup``, a special token in the text is split into ordinary ones."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=not markup).input_ids
 
 
 def encode(sample: Sample, processor: Processor, prompt: bool = False) -> Features:
@@ -142,12 +144,19 @@ def _cut(pieces: list[Piece], limit: int) -> Iterator[Piece]:
 def _lay_out(sample: Sample, processor: Processor, prompt: bool) -> Iterator[Piece]:
     policy = processor.picture_policy(sample)
     turns = [_with_times(turn, processor.video_policy) for turn in sample.turns]
+    # The originals tokenise what stands between pictures as texts of their own, transformers as one with marks in it.
+    after_picture = None if isinstance(processor.template, Template) else IMAGE
+    last = None
     for span in join(spans(turns, processor.template, prompt, own_start(processor.tokenizer))):
         if isinstance(span.content, Media):
             placed = place(span.content, processor, policy)
             yield Piece(span, [IMAGE] * placed.tokens, placed)
+            last = after_picture
         else:
-            yield Piece(span, tokenize(processor.tokenizer, span.content, span.markup))
+            ids = processor.joints.ids(processor.tokenizer, span.content, span.markup, last)
+            yield Piece(span, ids)
+            if ids:
+                last = None if span.owner == "tokenizer" else ids[-1]
 
 
 def place(media: Media, processor: Processor, policy: Policy) -> Layout:
@@ -188,19 +197,27 @@ def _with_times(turn: Turn, policy: VideoPolicy) -> Turn:
 
 
 def join(parts: Sequence[Span] | Any) -> list[Span]:
-    """Merge neighbouring spans that are tokenised alike, so that a merge of the tokenizer isn't cut in two."""
+    """Merge neighbouring spans that are tokenised alike, so that a merge of the tokenizer isn't cut in two.
+
+    Where only the loss differs, a blank between them goes to the second: tokenizers join it to the word behind it.
+    """
     merged: list[Span] = []
     for span in parts:
         last = merged[-1] if merged else None
         if (
-            last is not None
-            and isinstance(last.content, str)
-            and isinstance(span.content, str)
-            and (last.markup, last.loss) == (span.markup, span.loss)
+            last is None
+            or not isinstance(last.content, str)
+            or not isinstance(span.content, str)
+            or last.markup != span.markup
+            or last.owner == "tokenizer"
         ):
+            merged.append(span)
+        elif last.loss == span.loss:
             merged[-1] = Span(last.content + span.content, span.owner, span.markup, span.loss)
         else:
-            merged.append(span)
+            blank = " " if not span.markup and last.content.endswith(" ") else ""
+            merged[-1] = replace(last, content=last.content.removesuffix(blank))
+            merged.append(replace(span, content=blank + span.content))
     return merged
 
 

@@ -104,9 +104,7 @@ def train(recipe: Recipe, out: Path, world: World, data: Path = Path("data")) ->
     processor, dtype = build_processor(recipe.model), precision(recipe, world.device)
     if recipe.parallel == "shard" and world.size > 1:
         if any(stage.patience for stage in recipe.stages):
-            raise PumiceError(
-                "patience keeps the best weights; parallel = shard can't write them between steps"
-            )
+            raise PumiceError("patience keeps the best weights; parallel = shard can't write them between steps")
         for position in range(len(recipe.stages)):
             _need_lora(recipe, learner, position)  # slices are cut once: what trains low-rank must be there
         shard(learner, world, dtype)
