@@ -38,7 +38,7 @@ from pumice.data.inspection_figures import count_lines, figure
 from pumice.data.inspection_page import facts, left_out, strip, to_html
 from pumice.data.plan import plan
 from pumice.data.sources import open_source
-from pumice.encode import Processor, _with_times, encode, tokenize
+from pumice.encode import Processor, encode, tokenize, with_times
 from pumice.model.build import build_processor
 from pumice.templates import get_template
 from pumice.types import IGNORE, IMAGE, Sample
@@ -115,7 +115,7 @@ def test_tokens_labels_and_owners_of_a_recipes_stages(name, tmp_path):
             assert ids_and_labels(one) == (features.ids.tolist(), features.labels.tolist())
             assert (one.tokens, one.supervised) == (len(features), int((features.labels != IGNORE).sum()))
             assert (one.visual, one.views) == (int((features.ids == IMAGE).sum()), len(features.tiles))
-            turns = [_with_times(turn, feed.processor.video_policy) for turn in sample.turns]
+            turns = [with_times(turn, feed.processor.video_policy) for turn in sample.turns]
             written = list(spans(turns, template, start=own_start(tokenizer)))
             texts = [part.text for part in one.parts if isinstance(part, Token)]
             assert "".join(texts) == "".join(s.content for s in written if isinstance(s.content, str))

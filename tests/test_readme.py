@@ -96,7 +96,7 @@ def test_pip(line):
 @pytest.mark.parametrize("line", [line for line in PUMICE if not line.startswith(LONG)])
 def test_pumice(line, tmp_path):
     need_parts()
-    if line.split()[1] in ("train", "eval"):
+    if line.split()[1] in ("train", "eval", "inspect"):
         need_renderers()
     out = run_there(line, tmp_path)
     assert out.strip()

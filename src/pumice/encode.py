@@ -143,7 +143,7 @@ def _cut(pieces: list[Piece], limit: int) -> Iterator[Piece]:
 
 def _lay_out(sample: Sample, processor: Processor, prompt: bool) -> Iterator[Piece]:
     policy = processor.picture_policy(sample)
-    turns = [_with_times(turn, processor.video_policy) for turn in sample.turns]
+    turns = [with_times(turn, processor.video_policy) for turn in sample.turns]
     # The originals tokenise what stands between pictures as texts of their own, transformers as one with marks in it.
     after_picture = None if isinstance(processor.template, Template) else IMAGE
     last = None
@@ -181,7 +181,7 @@ def decode_tiles(media: Media, placed: Layout, processor: Processor, policy: Pol
     return to_tiles(picture, placed, policy, mean, std)
 
 
-def _with_times(turn: Turn, policy: VideoPolicy) -> Turn:
+def with_times(turn: Turn, policy: VideoPolicy) -> Turn:
     """The turn with the times of its frames after each video, where the policy has ``time_instruction``.
 
     LLaVA-Video was trained on <video>, newline, instruction, newline, question; the first newline is the template's.

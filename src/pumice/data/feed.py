@@ -22,7 +22,7 @@ from pumice.data.rendered import render, to_sample
 from pumice.data.sources import Source, open_source
 from pumice.encode import Processor, encode
 from pumice.templates import get_template
-from pumice.types import Features, PumiceError
+from pumice.types import Features, PumiceError, Sample
 from pumice.vision.layout import layout
 
 
@@ -37,6 +37,7 @@ class Feed(Protocol):
     def skipped(self) -> list[str]: ...
     def packs(self, step: int, rank: int, size: int) -> list[list[int]]: ...
     def seen(self, step: int) -> int: ...
+    def sample(self, number: int) -> Sample: ...
     def read(self, numbers: Sequence[int]) -> list[Features]: ...
     def name(self, number: int) -> str: ...
     def heldout(self) -> Feed | None: ...
@@ -72,7 +73,10 @@ class RenderedFeed:
         return f"{self.stage.name}-{number}"
 
     def read(self, numbers: Sequence[int]) -> list[Features]:
-        return [encode(to_sample(self._draw(n), self.name(n)), self.processor) for n in numbers]
+        return [encode(self.sample(number), self.processor) for number in numbers]
+
+    def sample(self, number: int) -> Sample:
+        return to_sample(self._draw(number), self.name(number))
 
     def heldout(self) -> Feed | None:
         stage = replace(self.stage, steps=max(1, HELDOUT // self.stage.batch))
@@ -116,12 +120,19 @@ class PlannedFeed:
     def name(self, number: int) -> str:
         return f"{self.plan.names[self.plan.source[number]]}-{self.plan.row[number]}"
 
+    def sample(self, number: int) -> Sample:
+        """One of the plan's samples.
+
+        Raises:
+            PumiceError: its record or media can't be read.
+        """
+        return self.sources[self.plan.names[self.plan.source[number]]].sample(int(self.plan.row[number]))
+
     def read(self, numbers: Sequence[int]) -> list[Features]:
         found = []
         for number in numbers:
-            source = self.sources[self.plan.names[self.plan.source[number]]]
             try:
-                found.append(encode(source.sample(int(self.plan.row[number])), self.processor))
+                found.append(encode(self.sample(number), self.processor))
             except PumiceError as error:
                 self.skipped.append(f"{self.name(number)}: {error}")
         return found

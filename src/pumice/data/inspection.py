@@ -18,9 +18,8 @@ import numpy as np
 from PIL import Image
 
 from pumice.chat import Owner, own_start, spans
-from pumice.data.feed import Feed, PlannedFeed, RenderedFeed
-from pumice.data.rendered import to_sample
-from pumice.encode import Piece, Processor, _with_times, count_tokens, encode, lay_out
+from pumice.data.feed import Feed, PlannedFeed
+from pumice.encode import Piece, Processor, count_tokens, encode, lay_out, with_times
 from pumice.types import IGNORE, Features, Layout, Media, MediaKind, PumiceError, Sample
 from pumice.vision.frames import sample_times
 
@@ -164,14 +163,6 @@ def _inspect(feed: Feed, place: Place) -> Inspected:
     return Inspected(place, name, sample.id, source, written, parts, pictures, whole, fault)
 
 
-def _sample(feed: Feed, number: int) -> Sample:
-    """The sample that `Feed.read` encodes."""
-    if isinstance(feed, RenderedFeed):
-        return to_sample(feed._draw(number), feed.name(number))
-    assert isinstance(feed, PlannedFeed)
-    return feed.sources[_source(feed, number)].sample(int(feed.plan.row[number]))
-
-
 def _source(feed: Feed, number: int) -> str:
     """The recipe's name of a sample's source; none for a rendered one, which knows its kind once it is drawn."""
     return feed.plan.names[feed.plan.source[number]] if isinstance(feed, PlannedFeed) else ""
@@ -179,7 +170,7 @@ def _source(feed: Feed, number: int) -> str:
 
 def _written(sample: Sample, processor: Processor) -> tuple[Written, ...]:
     """What the template writes, span by span: laying out joins the spans of several owners into one piece."""
-    turns = [_with_times(turn, processor.video_policy) for turn in sample.turns]
+    turns = [with_times(turn, processor.video_policy) for turn in sample.turns]
     found = spans(turns, processor.template, start=own_start(processor.tokenizer))
     return tuple((span.owner, span.content if isinstance(span.content, str) else None) for span in found)
 

@@ -15,7 +15,6 @@ from typing import Any
 from pumice.config import Recipe, load_recipe
 from pumice.data.feed import PlannedFeed
 from pumice.data.records import Records
-from pumice.data.sources import Source
 from pumice.eval.metrics import character_error_rate, exact_match
 from pumice.pocket.parts import RECIPE
 from pumice.types import PumiceError, Sample
@@ -47,7 +46,7 @@ warmup = 0.05
 schedule = "cosine"
 floor = 0.1
 weight_decay = 0.0
-heldout = 0.1
+heldout = {heldout}
 patience = 3
 eval_every = {every}
 log_every = {log}
@@ -84,7 +83,8 @@ def write_recipe(model: str, data: Path, out: Path) -> Path:
     stages = load_recipe(base).stages
     lora = next((stage.lora for stage in reversed(stages) if stage.lora), None)
     batch = 8 if count >= 80 else 2
-    every = max(1, round(0.9 * count / batch / 2))
+    heldout = round(min(0.3, max(0.1, 5 / count)), 3)  # a handful at least
+    every = max(1, round((1 - heldout) * count / batch / 2))
     text = TEMPLATE.format(
         base=_quoted(base.resolve()),
         name=_quoted(out.name),
@@ -97,6 +97,7 @@ def write_recipe(model: str, data: Path, out: Path) -> Path:
         batch=batch,
         lora=f"lora = {{ rank = {lora.rank}, alpha = {lora.alpha} }}" if lora else "lora = { rank = 16, alpha = 32 }",
         every=every,
+        heldout=heldout,
         log=max(1, min(10, every)),
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -142,7 +143,7 @@ def score(assistant: Any, feed: PlannedFeed, most: int = ASKED) -> Scores:
     if not isinstance(held, PlannedFeed):
         raise PumiceError("nothing is held out; the data has too few samples that differ")
     exact, errors, asked = 0, 0.0, 0
-    for sample, truth in _questions(held, feed.sources):
+    for sample, truth in _questions(held):
         if asked == most:
             break
         answer = assistant.answer(sample).text
@@ -152,10 +153,10 @@ def score(assistant: Any, feed: PlannedFeed, most: int = ASKED) -> Scores:
     return Scores(asked, exact / max(1, asked), errors / max(1, asked))
 
 
-def _questions(held: PlannedFeed, sources: dict[str, Source]) -> Any:
+def _questions(held: PlannedFeed) -> Any:
     """(conversation up to a question, the true answer) of every held-out sample in order."""
     for number in range(len(held.plan.row)):
-        sample = sources[held.plan.names[held.plan.source[number]]].sample(int(held.plan.row[number]))
+        sample = held.sample(number)
         for place, turn in enumerate(sample.turns):
             if turn.role == "assistant":
                 truth = "".join(part for part in turn.content if isinstance(part, str))
