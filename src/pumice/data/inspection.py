@@ -142,7 +142,7 @@ def inspect_feed(feed: Feed, count: int) -> Iterator[Inspected]:
 def _inspect(feed: Feed, place: Place) -> Inspected:
     name, source = feed.name(place.number), _source(feed, place.number)
     try:
-        sample = _sample(feed, place.number)
+        sample = feed.sample(place.number)
     except PumiceError as error:
         return Inspected(place, name, source=source, error=str(error))
     if sample.source:
