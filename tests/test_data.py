@@ -18,7 +18,8 @@ from pumice.data import records as scanning
 from pumice.data.conversations import conversation
 from pumice.data.index import build_index, measure
 from pumice.data.records import Records
-from pumice.data.sources import choose, open_source
+from pumice.data.sampling import choose
+from pumice.data.sources import open_source
 from pumice.encode import encode
 from pumice.types import IGNORE, IMAGE, Media, PumiceError
 
@@ -360,3 +361,96 @@ def test_the_command_indexes_a_recipe(root, tmp_path, monkeypatch, capsys):
     assert (found["source"], found["usable"]) == ("mix_665k", 5)
     assert cli.main([*given, "--stage", "dance"]) == cli.MISTAKE
     assert "no stage 'dance'; the recipe has align, instruct" in capsys.readouterr().err
+
+
+# stores and shards
+
+
+def packed(root: Path, kind: str) -> str:
+    """The root's pictures in an archive, and nowhere else."""
+    import tarfile
+    import zipfile
+
+    names = [f"{name}.png" for name in "abcd"]
+    target = root / f"media.{kind}"
+    if kind == "tar":
+        with tarfile.open(target, "w") as archive:
+            for name in names:
+                archive.add(root / name, name)
+    elif kind == "zip":
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in names:
+                archive.write(root / name, name)
+    elif kind == "lmdb":
+        lmdb = pytest.importorskip("lmdb")
+        with lmdb.open(str(target), map_size=1 << 22) as store, store.begin(write=True) as transaction:
+            for name in names:
+                transaction.put(name.encode(), (root / name).read_bytes())
+    else:
+        import fsspec
+
+        for name in names:
+            with fsspec.open(f"memory://bucket/{name}", "wb") as file:
+                file.write((root / name).read_bytes())
+        target = "memory://bucket"
+    for name in names:
+        (root / name).unlink()
+    return target if isinstance(target, str) else target.name
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip", "lmdb", "memory"])
+def test_media_lie_in_archives_and_elsewhere(root, processor, kind):
+    import pickle
+
+    records = [
+        {"id": str(i), "image": f"{n}.png", "conversations": said("<image>\nWhat?")} for i, n in enumerate("badx")
+    ]
+    write(root / "x.json", records)
+    found = source(root, "x.json")
+    wanted = [encode(found.sample(row), processor).tiles for row in range(3)]
+    place = packed(root, kind)
+    stored = source(root, "x.json", media=place)
+    for again in (stored, pickle.loads(pickle.dumps(stored))):  # as it goes to other processes
+        for row in range(3):
+            assert encode(again.sample(row), processor).tiles.equal(wanted[row])
+        with pytest.raises(PumiceError, match=r"x.json, record 3: .*x.png"):
+            again.sample(3)
+    index = build_index(stored, "mine", processor, root / "cache")
+    assert index.usable.tolist() == [0, 1, 2]
+    assert index.duplicates == 0  # pictures of one size that have no file name are told apart by their bytes
+
+
+def test_archives_that_are_damaged_or_missing_are_named(root):
+    write(root / "x.json", [{"image": "a.png", "conversations": said("<image>\nWhat?")}])
+    for kind in ("tar", "zip"):
+        name = packed(root, kind) if kind == "tar" else "media.zip"
+        (root / name).write_bytes((root / "media.tar").read_bytes()[:700] if kind == "tar" else b"PK no")
+        with pytest.raises(PumiceError, match=rf"media.{kind}: (cut short|not)"):
+            source(root, "x.json", media=name).sample(0)
+    with pytest.raises(PumiceError, match=r"gone.zip: no such archive"):
+        source(root, "x.json", media="gone.zip")
+
+
+def test_webdataset_shards(root, processor):
+    import tarfile
+
+    (root / "shards").mkdir()
+    record = {"conversations": said("<image>\nWhat?")}
+    for shard, names in enumerate(["ab", "cd"]):
+        with tarfile.open(root / "shards" / f"{shard}.tar", "w") as archive:
+            for name in names:
+                archive.add(root / f"{name}.png", f"{name}.png")
+                text = root / (f"{name}.json" if shard == 0 else f"{name}.txt")
+                text.write_text(json.dumps({**record, "id": name}) if shard == 0 else f"Picture {name}.\n")
+                archive.add(text, text.name)
+    found = source(root, "shards", "webdataset")
+    assert [found.sample(row).id for row in range(4)] == ["a", "b", "mine-c", "mine-d"]
+    assert found.sample(3).turns[1].content == ("Picture d.",)
+    write(root / "x.json", [{"image": "b.png", "conversations": said("<image>\nWhat?")}])
+    wanted = encode(source(root, "x.json").sample(0), processor)
+    assert encode(found.sample(1), processor).tiles.equal(wanted.tiles)
+    assert [source(root, "shards", "webdataset", sampling="end:1").sample(0).id] == ["mine-d"]
+    with tarfile.open(root / "shards" / "2.tar", "w") as archive:
+        archive.add(root / "a.png", "lonely.png")
+    with pytest.raises(PumiceError, match=r"2.tar, lonely: files lonely.png; expected a .json"):
+        source(root, "shards", "webdataset").sample(4)

@@ -86,12 +86,14 @@ class DataConfig:
 
     format    llava: LLaVA's JSON, JSONL, or a YAML mixture of them · messages: OpenAI-style messages, JSONL · parquet:
               LLaVA's conversations with embedded pictures · captions: a folder of pictures, each with a .txt beside it
-    path      file or folder, relative to the data root; media the folder of its pictures and videos, likewise
+              · webdataset: tar shards
+    path      file or folder, relative to the data root
+    media     where its pictures and videos lie: a folder, .tar, .zip or .lmdb likewise, or an address such as s3://
     sampling  all, first:N, end:N or random:N (seeded); N is a number or a percentage, 10%
     url, licence, samples   where it is published, under what terms, and how many samples it has there; 0 is unknown
     """
 
-    format: Literal["llava", "messages", "parquet", "captions"]
+    format: Literal["llava", "messages", "parquet", "captions", "webdataset"]
     path: str
     media: str = "."
     sampling: str = "all"

@@ -118,6 +118,8 @@ def _content(sample: Sample) -> int:
     for turn in sample.turns:
         for part in turn.content:
             named = f"{part.name} {part.size}" if isinstance(part, Media) else part
+            if isinstance(part, Media) and isinstance(part.reference, bytes):
+                digest.update(part.reference)
             digest.update(f"{turn.role}\0{named}\0".encode(errors="replace"))
     return int.from_bytes(digest.digest(), "little")
 

@@ -8,8 +8,6 @@ another sample.
 
 from __future__ import annotations
 
-import math
-import random
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,9 @@ import numpy as np
 from pumice.config import SAMPLING, DataConfig
 from pumice.data.conversations import Opener, conversation
 from pumice.data.records import Records
+from pumice.data.sampling import choose, file_rng
+from pumice.data.shards import WebDatasetSource
+from pumice.data.stores import Store, open_store
 from pumice.messages import to_sample
 from pumice.types import PumiceError, Sample, Turn
 from pumice.vision.kinds import open_media
@@ -47,27 +48,7 @@ def open_source(name: str, config: DataConfig, root: Path, seed: int = 0) -> Sou
     if not path.exists():
         hint = f"; it is published at {config.url}" if config.url else ""
         raise PumiceError(f"[data.{name}]: {path} doesn't exist{hint} (--data or PUMICE_DATA is the data root)")
-    return FORMATS[config.format](name, path, root / Path(config.media).expanduser(), config.sampling, seed)
-
-
-def choose(count: int, sampling: str, rng: random.Random) -> np.ndarray:
-    """Rows of a source of ``count`` that a sampling takes, in the file's order but for random, which shuffles.
-
-    A percentage is rounded up, as in LLaVA-NeXT.
-    """
-    how, _, amount = sampling.partition(":")
-    if how == "all":
-        return np.arange(count)
-    number = math.ceil(int(amount[:-1]) * count / 100) if amount.endswith("%") else int(amount)
-    number = min(number, count)
-    if how == "random":
-        return np.array(rng.sample(range(count), number), dtype=np.int64)
-    return np.arange(number) if how == "first" else np.arange(count - number, count)
-
-
-def _rng(seed: int, path: Path) -> random.Random:
-    """Of its own for each file, so that another file in the mixture changes nothing."""
-    return random.Random(f"{seed}-{path.name}")
+    return FORMATS[config.format](name, path, open_store(config.media, root), config.sampling, seed)
 
 
 @dataclass
@@ -82,7 +63,7 @@ class RecordSource:
     """JSON or JSONL files of records, each chosen from as its sampling says."""
 
     def __init__(
-        self, name: str, parts: Sequence[_Part], read: Callable[[dict[str, Any], Opener, str], Sample], media: Path
+        self, name: str, parts: Sequence[_Part], read: Callable[[dict[str, Any], Opener, str], Sample], media: Store
     ) -> None:
         self.name, self.parts, self.read, self.media = name, parts, read, media
         self.ends = np.cumsum([len(part.rows) for part in parts])
@@ -105,16 +86,16 @@ class RecordSource:
             raise PumiceError(f"{part.records.path}, record {number}: {error}") from None
 
     def open(self, reference: str) -> Any:
-        return open_media(self.media / reference)
+        return open_media(self.media.fetch(reference))
 
 
-def _llava(name: str, path: Path, media: Path, sampling: str, seed: int) -> RecordSource:
+def _llava(name: str, path: Path, media: Store, sampling: str, seed: int) -> RecordSource:
     """A JSON or JSONL file, a brace list of them, or a YAML mixture."""
     listed = _mixture(path) if path.suffix in (".yaml", ".yml") else [(path, sampling)]
     parts = []
     for file, chosen in listed:
         records = Records(file)
-        parts.append(_Part(records, choose(len(records), chosen, _rng(seed, file))))
+        parts.append(_Part(records, choose(len(records), chosen, file_rng(seed, file))))
     return RecordSource(name, parts, conversation, media)
 
 
@@ -140,14 +121,14 @@ def _mixture(path: Path) -> list[tuple[Path, str]]:
     return pairs
 
 
-def _messages(name: str, path: Path, media: Path, sampling: str, seed: int) -> RecordSource:
+def _messages(name: str, path: Path, media: Store, sampling: str, seed: int) -> RecordSource:
     """OpenAI-style messages, one object a line: {"messages": [...]}."""
     records = Records(path)
-    part = _Part(records, choose(len(records), sampling, _rng(seed, path)))
+    part = _Part(records, choose(len(records), sampling, file_rng(seed, path)))
     return RecordSource(name, [part], lambda record, opener, where: _from_messages(record, media, where), media)
 
 
-def _from_messages(record: dict[str, Any], media: Path, where: str) -> Sample:
+def _from_messages(record: dict[str, Any], media: Store, where: str) -> Sample:
     messages = record.get("messages")
     if not isinstance(messages, list):
         raise PumiceError(f"messages is {type(messages).__name__}, expected a list")
@@ -155,15 +136,15 @@ def _from_messages(record: dict[str, Any], media: Path, where: str) -> Sample:
     return Sample(sample.turns, id=str(record.get("id", where)), source=str(record.get("source", "")))
 
 
-def _rooted(message: Any, media: Path) -> Any:
-    """The message with its paths below the media folder."""
+def _rooted(message: Any, media: Store) -> Any:
+    """The message with its media fetched from the store."""
     if not isinstance(message, dict) or not isinstance(message.get("content"), list):
         return message
     parts = []
     for part in message["content"]:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind in ("image", "video", "pdf") and isinstance(part.get(kind), str) and part[kind][:5] != "data:":
-            part = {**part, kind: str(media / part[kind])}
+            part = {**part, kind: media.fetch(part[kind])}
         parts.append(part)
     return {**message, "content": parts}
 
@@ -171,12 +152,12 @@ def _rooted(message: Any, media: Path) -> Any:
 class CaptionSource:
     """A folder of pictures, each with its caption in a .txt file of the same name beside it."""
 
-    def __init__(self, name: str, path: Path, media: Path, sampling: str, seed: int) -> None:
+    def __init__(self, name: str, path: Path, media: Store, sampling: str, seed: int) -> None:
         self.name, self.path = name, path
         found = sorted(file for file in path.rglob("*.txt") if file.is_file())
         if not found:
             raise PumiceError(f"[data.{name}]: {path} holds no .txt file; expected a caption beside every picture")
-        self.captions = [found[i] for i in choose(len(found), sampling, _rng(seed, path))]
+        self.captions = [found[i] for i in choose(len(found), sampling, file_rng(seed, path))]
 
     @property
     def files(self) -> list[Path]:
@@ -206,7 +187,7 @@ class ParquetSource:
     A file, or a folder of them. The row group last read stays in memory.
     """
 
-    def __init__(self, name: str, path: Path, media: Path, sampling: str, seed: int) -> None:
+    def __init__(self, name: str, path: Path, media: Store, sampling: str, seed: int) -> None:
         self.name, self.media = name, media
         self.paths = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
         if not self.paths:
@@ -215,7 +196,7 @@ class ParquetSource:
         self.groups = [(file, group) for file, group, _ in groups]
         self.ends = np.cumsum([rows for _, _, rows in groups])
         total = int(self.ends[-1]) if groups else 0
-        self.rows = choose(total, sampling, _rng(seed, path))
+        self.rows = choose(total, sampling, file_rng(seed, path))
         self._held: tuple[int, list[dict[str, Any]]] | None = None
 
     @property
@@ -244,7 +225,7 @@ class ParquetSource:
         path = reference.get("path") if isinstance(reference, dict) else reference
         if not isinstance(path, str):
             raise PumiceError("a picture with neither bytes nor a path")
-        return open_media(self.media / path)
+        return open_media(self.media.fetch(path))
 
     def _groups(self, path: Path) -> list[int]:
         meta = _parquet(path).metadata
@@ -266,11 +247,12 @@ def _parquet(path: Path) -> Any:
         raise PumiceError(f"{path}: not readable as parquet ({' '.join(str(error).split())[:160]})") from None
 
 
-FORMATS: dict[str, Callable[[str, Path, Path, str, int], Source]] = {
+FORMATS: dict[str, Callable[[str, Path, Store, str, int], Source]] = {
     "llava": _llava,
     "messages": _messages,
     "captions": CaptionSource,
     "parquet": ParquetSource,
+    "webdataset": WebDatasetSource,
 }
 """Readers by the name of the form in a recipe; another form is one function or class of this signature."""
 
