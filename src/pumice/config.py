@@ -111,6 +111,14 @@ class LoraConfig:
 
 
 @dataclass(frozen=True)
+class ReadConfig:
+    """ELVA's read-and-reason: this share of the samples first reads its picture, at most so many tokens of it."""
+
+    share: Share
+    max_read_tokens: Count = 256
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage of training.
 
@@ -132,6 +140,7 @@ class Stage:
     floor         the last learning rate as a share of the peak
     clip          largest norm of the gradient
     max_views     rendered pictures with more views are drawn again; 0 is any
+    rr            read, then reason: a turn that reads the picture before the questions about it (data/reading.py)
     heldout       share of every source that isn't trained on but measured at every evaluation; rendered pictures have a
                   split of their own
     patience      evaluations without a lower held-out loss after which the stage ends, and its best weights count; 0 is
@@ -166,6 +175,7 @@ class Stage:
     clip: Positive = 1.0
     max_views: Whole = 0
     gradient_checkpointing: bool = False
+    rr: ReadConfig | None = None
     heldout: Share = 0.0
     patience: Whole = 0
     checkpoint_minutes: Positive = 3.0

@@ -79,12 +79,16 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation about some media, from any file format or request."""
+    """A conversation about some media, from any file format or request.
+
+    ``reading`` is the text in its picture, where known.
+    """
 
     turns: tuple[Turn, ...]
     id: str = ""
     source: str = ""
     task: str = ""
+    reading: str = ""
 
     @property
     def media(self) -> list[Media]:

@@ -44,7 +44,13 @@ def conversation(record: dict[str, Any], open_one: Opener, where: str) -> Sample
         text = text.replace(NOISE, "")
         content = tuple(_content(text, waiting)) if media and role == "user" else (text.strip(),)
         built.append(Turn(role, content))
-    return Sample(tuple(built), id=str(record.get("id", where)), source=str(record.get("data_source", "")))
+    reading = record.get("reading")
+    return Sample(
+        tuple(built),
+        id=str(record.get("id", where)),
+        source=str(record.get("data_source", "")),
+        reading=reading if isinstance(reading, str) else "",
+    )
 
 
 def _references(record: dict[str, Any]) -> list[Any]:

@@ -16,6 +16,7 @@ from typing import Protocol
 from pumice.config import KINDS, Recipe, Stage
 from pumice.data.index import Index, build_index, split
 from pumice.data.plan import Plan, Progress, heldout_plan, plan
+from pumice.data.reading import ReadingSource, read_first
 from pumice.data.render.fonts import Split
 from pumice.data.render.page import Rendered
 from pumice.data.rendered import render, to_sample
@@ -76,7 +77,9 @@ class RenderedFeed:
         return [encode(self.sample(number), self.processor) for number in numbers]
 
     def sample(self, number: int) -> Sample:
-        return to_sample(self._draw(number), self.name(number))
+        sample = to_sample(self._draw(number), self.name(number))
+        rr = self.stage.rr
+        return read_first(sample, rr, self.processor.tokenizer, self.seed) if rr else sample
 
     def heldout(self) -> Feed | None:
         stage = replace(self.stage, steps=max(1, HELDOUT // self.stage.batch))
@@ -168,6 +171,8 @@ def open_indexes(
     indexes: dict[str, Index] = {}
     for name in sorted(name for name, amount in stage.data.items() if amount > 0):
         sources[name] = open_source(name, recipe.data[name], root, recipe.seed)
+        if stage.rr:
+            sources[name] = ReadingSource(sources[name], stage.rr, processor.tokenizer, recipe.seed)
         tell = None if progress is None else (lambda done, total, name=name: progress(name, done, total))
         indexes[name] = build_index(sources[name], name, processor, cache, workers, tell)
     return sources, indexes

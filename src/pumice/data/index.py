@@ -129,7 +129,7 @@ def index_folder(source: Source, name: str, processor: Processor, cache: Path) -
     backend = getattr(processor.tokenizer, "backend_tokenizer", None)
     said = backend.to_str() if backend is not None else repr(sorted(processor.tokenizer.get_vocab().items()))
     policies = (processor.policy, processor.several, processor.video, processor.template)
-    policies += (processor.max_tokens, processor.cut, len(source))
+    policies += (processor.max_tokens, processor.cut, len(source), getattr(source, "settings", ""))
     text = f"{VERSION} {stamp(source)} {policies!r} {hashlib.sha256(said.encode()).hexdigest()}"
     return cache / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 

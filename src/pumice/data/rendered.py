@@ -6,13 +6,13 @@ index ──mixture──> kind ──renderer──> Rendered ──> Sample (p
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 
 from pumice.data.render.fonts import Split
 from pumice.data.render.page import Rendered
-from pumice.types import Media, PumiceError, Sample, Turn
+from pumice.types import Glyph, Media, PumiceError, Sample, Turn
 
 Renderer = Callable[[random.Random, Split], Rendered]
 
@@ -57,4 +57,19 @@ def to_sample(rendered: Rendered, id: str = "") -> Sample:
     for position, question in enumerate(rendered.questions):
         turns.append(Turn("user", (question.text,) if position else (media, question.text)))
         turns.append(Turn("assistant", (question.answer,)))
-    return Sample(tuple(turns), id=id, source=rendered.kind)
+    return Sample(tuple(turns), id=id, source=rendered.kind, reading=text_of(rendered.glyphs))
+
+
+def text_of(glyphs: Sequence[Glyph]) -> str:
+    """What is drawn, in drawing order: words by the gaps between glyphs, a new line where they move down or back."""
+    written, last = "", None
+    for glyph in glyphs:
+        if last is not None:
+            height = max(last.y1 - last.y0, glyph.y1 - glyph.y0, 8.0)
+            if abs((glyph.y0 + glyph.y1) - (last.y0 + last.y1)) / 2 > 0.8 * height or glyph.x0 < last.x0:
+                written += "\n"
+            elif glyph.x0 - last.x1 > 0.25 * height:
+                written += " "
+        written += glyph.char
+        last = glyph
+    return written
