@@ -5,14 +5,19 @@ terms and batches of each step ──Meter──> row (losses, accuracies, throu
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pumice.config import Stage
 from pumice.train.objectives import Term
+from pumice.train.page import write_page
 from pumice.types import Batch
+
+PAGE_SECONDS = 60.0
 
 
 @dataclass
@@ -57,9 +62,18 @@ class Meter:
 
 
 class Printer:
-    """One line a logged row: progress, losses, throughput and time left."""
+    """One line a logged row: progress, losses, throughput and time left; and, once a minute, the run's page."""
+
+    def __init__(self, run: Path | None = None) -> None:
+        self.run, self.written = run, -math.inf
 
     def __call__(self, stage: Stage, row: dict[str, Any], steps: int) -> None:
+        self.line(stage, row, steps)
+        if self.run is not None and (time.monotonic() - self.written > PAGE_SECONDS or row["step"] == steps):
+            self.written = time.monotonic()
+            write_page(self.run)
+
+    def line(self, stage: Stage, row: dict[str, Any], steps: int) -> None:
         left = (steps - row["step"]) * row["step_s"]
         losses = "  ".join(f"{key} {value}" for key, value in row.items() if key.endswith(("_loss", "_accuracy")))
         skipped = f"  left out {row['skipped']}" if row.get("skipped") else ""

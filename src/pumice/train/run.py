@@ -108,7 +108,7 @@ def train(recipe: Recipe, out: Path, world: World, data: Path = Path("data")) ->
         for position in range(len(recipe.stages)):
             _need_lora(recipe, learner, position)  # slices are cut once: what trains low-rank must be there
         shard(learner, world, dtype)
-    run = Run(learner, processor, recipe.seed, out, world, Printer(), dtype, saves=state["saves"])
+    run = Run(learner, processor, recipe.seed, out, world, Printer(out), dtype, saves=state["saves"])
     _stop_on_signals(run)
     with (out / f"log-{world.rank}.jsonl").open("a") as log:
         run.log = log
