@@ -290,7 +290,7 @@ def test_spans_cost_no_more_than_a_call_of_the_tokenizer_each(kind, monkeypatch)
     turns = talk(3, False)
     list(pieces(turns, of, False))  # what is found out once
     calls = []
-    monkeypatch.setattr("pumice.encode.tokenize", lambda *given: calls.append(given) or tokenize(*given))
+    monkeypatch.setattr("pumice.tokens.tokenize", lambda *given: calls.append(given) or tokenize(*given))
     spans = list(lay_out(Sample(turns), of, False))
     assert len(calls) == len(spans)
 
