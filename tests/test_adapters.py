@@ -13,6 +13,7 @@ import pytest
 import torch
 from hf_models import make_model, make_processor, make_tokenizer, noise, save_folder
 from safetensors.torch import load_file, save_file
+from test_formats import ORIGINAL
 from torch import Tensor
 
 import pumice
@@ -171,14 +172,6 @@ def edit_config(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-ORIGINAL = [
-    ("language_model.model.", "model."),
-    ("language_model.lm_head.", "lm_head."),
-    ("multi_modal_projector.linear_1.", "model.mm_projector.0."),
-    ("multi_modal_projector.linear_2.", "model.mm_projector.2."),
-    ("image_newline", "model.image_newline"),
-    ("vision_tower.", "model.vision_tower.vision_tower.vision_model."),
-]
 LAYOUTS = {
     "llava": {"image_aspect_ratio": "pad", "mm_patch_merge_type": "flat"},
     "next": {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"},

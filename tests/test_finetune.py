@@ -55,12 +55,12 @@ def test_the_written_recipe_has_sound_defaults(data, tmp_path):
 
 
 def test_the_form_follows_from_the_content(data, tmp_path):
-    assert form_of(data) == ("llava", 60)
+    assert form_of(data) == "llava"
     parts = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
-    assert form_of(write(tmp_path / "m.jsonl", [{"messages": parts}], lines=True)) == ("messages", 1)
+    assert form_of(write(tmp_path / "m.jsonl", [{"messages": parts}], lines=True)) == "messages"
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("a")
-    assert form_of(tmp_path / "texts") == ("captions", 1)
+    assert form_of(tmp_path / "texts") == "captions"
     with pytest.raises(PumiceError, match="its first record has answer, question; expected messages"):
         form_of(write(tmp_path / "x.jsonl", [{"question": "a", "answer": "b"}], lines=True))
     with pytest.raises(PumiceError, match="no such file"):

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pumice.cli_checkpoints import export_command, export_parser, plan_command, plan_parser
-from pumice.cli_data import inspect_command, inspect_parser
-from pumice.cli_index import data_command, data_parser
+from pumice.cli_data import data_command, data_parser, inspect_command, inspect_parser
 from pumice.cli_merge import merge_command, merge_parser
 from pumice.cli_parser import Parser, make_parser, positive
 from pumice.cli_train import eval_command, eval_parser, train_command, train_parser

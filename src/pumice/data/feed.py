@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from pumice.config import KINDS, Recipe, Stage
-from pumice.data.index import Index, build_index, split
-from pumice.data.plan import Plan, Progress, heldout_plan, plan
+from pumice.data.index import Index, Progress, build_index, split
+from pumice.data.plan import Plan, heldout_plan, plan
 from pumice.data.reading import ReadingSource, read_first
 from pumice.data.render.fonts import Split
 from pumice.data.render.page import Rendered
@@ -201,5 +201,5 @@ def open_feed(
         return PlannedFeed(plan(indexes, stage, recipe.seed), sources, processor, view_cost)
     sides = {name: split(index, stage.heldout) for name, index in indexes.items()}
     planned = plan({name: trained for name, (trained, _) in sides.items()}, stage, recipe.seed)
-    held = heldout_plan({name: held for name, (_, held) in sides.items()}, stage, recipe.seed)
+    held = heldout_plan({name: held for name, (_, held) in sides.items()}, stage, recipe.seed, MOST)
     return PlannedFeed(planned, sources, processor, view_cost, held)

@@ -29,6 +29,9 @@ VERSION = 1
 COLUMNS = {"row": "i8", "tokens": "i4", "views": "i4", "media": "i4", "supervised": "i4", "content": "u8"}
 MARKERS = ("<image>", "<video>")
 
+Progress = Callable[[str, int, int], None]
+"""Told of an index in the making: (source, rows done, rows in all)."""
+
 Problem = str
 """Why a row is left out: "unreadable" (record or media), "no loss", "too long", or "" where it isn't."""
 

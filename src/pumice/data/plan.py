@@ -10,7 +10,7 @@ goes on from the number of its step.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -87,7 +87,7 @@ def plan(indexes: Mapping[str, Index], stage: Stage, seed: int) -> Plan:
     return Plan(names, source, row, tokens, views, supervised, starts, stage.pack_tokens)
 
 
-def heldout_plan(indexes: Mapping[str, Index], stage: Stage, seed: int, most: int = 256) -> Plan | None:
+def heldout_plan(indexes: Mapping[str, Index], stage: Stage, seed: int, most: int) -> Plan | None:
     """One pass over held-out samples, ``most`` of all sources at most; None where there is none."""
     filled = {name: index for name, index in indexes.items() if len(index.usable)}
     if not filled:
@@ -191,7 +191,3 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         packs[best].append(i)
         room[best] -= lengths[i]
     return [sorted(pack) for pack in packs]
-
-
-Progress = Callable[[str, int, int], None]
-"""Told of an index in the making: (source, rows done, rows in all)."""

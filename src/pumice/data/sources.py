@@ -20,8 +20,8 @@ from pumice.config import SAMPLING, DataConfig
 from pumice.data.conversations import Opener, conversation
 from pumice.data.records import Records
 from pumice.data.sampling import choose, file_rng
-from pumice.data.shards import WebDatasetSource
 from pumice.data.stores import Store, open_store
+from pumice.data.webdataset import WebDatasetSource
 from pumice.messages import to_sample
 from pumice.types import PumiceError, Sample, Turn
 from pumice.vision.kinds import open_media

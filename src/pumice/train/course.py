@@ -18,7 +18,8 @@ import numpy as np
 
 from pumice.config import Recipe, Stage
 from pumice.data.feed import PlannedFeed, open_feed, rendered
-from pumice.data.plan import Plan, Progress
+from pumice.data.index import Progress
+from pumice.data.plan import Plan
 from pumice.encode import Processor
 from pumice.formats.sizes import Model
 from pumice.plan.costs import connector_flops, connector_parameters, decode_flops, lm_parameters, tower_flops

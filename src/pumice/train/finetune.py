@@ -10,11 +10,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pumice.config import Recipe, load_recipe
+from pumice.config import DataConfig, Recipe, load_recipe
 from pumice.data.feed import PlannedFeed
 from pumice.data.records import Records
+from pumice.data.sources import open_source
 from pumice.eval.metrics import character_error_rate, exact_match
 from pumice.pocket.parts import RECIPE
 from pumice.types import PumiceError, Sample
@@ -79,7 +80,8 @@ def write_recipe(model: str, data: Path, out: Path) -> Path:
         )
     if not data.exists():
         raise PumiceError(f"--data {data}: no such file or folder")
-    format, count = form_of(data)
+    format, media = form_of(data), (data if data.is_dir() else data.parent).resolve()
+    count = len(open_source("mine", DataConfig(format, str(data.resolve()), str(media)), Path()))
     stages = load_recipe(base).stages
     lora = next((stage.lora for stage in reversed(stages) if stage.lora), None)
     batch = 8 if count >= 80 else 2
@@ -91,7 +93,7 @@ def write_recipe(model: str, data: Path, out: Path) -> Path:
         start=_quoted(start),
         format=_quoted(format),
         path=_quoted(data.resolve()),
-        media=_quoted((data if data.is_dir() else data.parent).resolve()),
+        media=_quoted(media),
         dropped="\n".join(f"{stage.name} = false" for stage in stages),
         passes=PASSES,
         batch=batch,
@@ -110,27 +112,26 @@ def _quoted(value: Any) -> str:
     return json.dumps(str(value), ensure_ascii=False)
 
 
-def form_of(data: Path) -> tuple[str, int]:
-    """(name of the form, number of records) by what the data holds.
+def form_of(data: Path) -> Literal["parquet", "captions", "llava", "messages"]:
+    """Name of the form by what the data holds.
 
     Raises:
         PumiceError: none that is known.
     """
     if data.is_dir():
-        if any(data.rglob("*.parquet")):
-            return "parquet", 1000
-        return "captions", sum(1 for _ in data.rglob("*.txt"))
+        return "parquet" if any(data.rglob("*.parquet")) else "captions"
     if data.suffix == ".parquet":
-        return "parquet", 1000
+        return "parquet"
     if data.suffix in (".yaml", ".yml"):
-        return "llava", 1000
+        return "llava"
     records = Records(data)
     if not len(records):
         raise PumiceError(f"{data}: no record")
     keys = set(records[0])
-    for key, form in (("messages", "messages"), ("conversations", "llava")):
-        if key in keys:
-            return form, len(records)
+    if "messages" in keys:
+        return "messages"
+    if "conversations" in keys:
+        return "llava"
     raise PumiceError(
         f"{data}: its first record has {', '.join(sorted(keys)) or 'no key'}; expected messages "
         '([{"role": "user", "content": ...}, ...]) or conversations ([{"from": "human", "value": ...}, ...])'

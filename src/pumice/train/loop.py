@@ -84,10 +84,11 @@ def make_batches(run: Run, feed: Feed, step: int) -> list[Batch]:
     if run.learner.sharded:
         # Each pass needs all workers: those with fewer make them up with samples that carry no loss.
         most = max(len(feed.packs(step, other, size)) for other in range(size))
-        first = next(packs[0][:1] for r in range(size) if (packs := feed.packs(step, r, size)))
-        spare = pack(feed.read(first))
-        idle = replace(spare, labels=torch.full_like(spare.labels, IGNORE), glyphs=((),) * len(spare.layouts))
-        batches += [idle] * (most - len(batches))
+        if len(batches) < most:
+            numbers = (packs[0][:1] for r in range(size) if (packs := feed.packs(step, r, size)))
+            spare = batches[0] if batches else pack(feed.read(next(numbers)))
+            idle = replace(spare, labels=torch.full_like(spare.labels, IGNORE), glyphs=((),) * len(spare.layouts))
+            batches += [idle] * (most - len(batches))
     return [batch.to(run.learner.device) for batch in batches]
 
 

@@ -110,12 +110,13 @@ def train(recipe: Recipe, out: Path, world: World, data: Path = Path("data")) ->
         shard(learner, world, dtype)
     run = Run(learner, processor, recipe.seed, out, world, Printer(out), dtype, saves=state["saves"])
     _stop_on_signals(run)
+    view_cost = learner.model.tower.side**2 * _size(learner.model.tower) / _size(learner.model.lm)
     with (out / f"log-{world.rank}.jsonl").open("a") as log:
         run.log = log
         for position, stage in enumerate(recipe.stages[first:], first):
             begin = state["step"] if position == first else 0
             _need_lora(recipe, learner, position)
-            feed = open_stage(recipe, stage, processor, data, world)
+            feed = open_stage(recipe, stage, processor, data, world, view_cost)
 
             def keep(position: int = position) -> None:
                 if world.main:
@@ -132,20 +133,31 @@ def train(recipe: Recipe, out: Path, world: World, data: Path = Path("data")) ->
     return learner
 
 
+def _size(module: torch.nn.Module) -> int:
+    """Weights of a module: each multiplies once a token or patch."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def data_root(named: Path | None = None) -> Path:
     """The folder that a recipe's sources are relative to: as named, else ``PUMICE_DATA``, else ``data``."""
     return named or Path(os.environ.get("PUMICE_DATA", "data")).expanduser()
 
 
-def open_stage(recipe: Recipe, stage: Stage, processor: Processor, data: Path, world: World) -> Feed:
-    """A stage's feed; the first worker indexes what isn't indexed yet, the others read it from the cache."""
+def open_stage(
+    recipe: Recipe, stage: Stage, processor: Processor, data: Path, world: World, view_cost: float = 0.0
+) -> Feed:
+    """A stage's feed; the first worker indexes what isn't indexed yet, the others read it from the cache.
+
+    ``view_cost`` is what a view costs in tokens of the language model: workers get shares of nearly equal cost.
+    """
 
     def tell(name: str, done: int, total: int) -> None:
         print(f"{stage.name}: indexing {name} {done}/{total}", flush=True)
 
     with main_first(world):
         cores = max(1, (os.cpu_count() or 1) // (1 if world.main else world.size))
-        return open_feed(recipe, stage, processor, data, cache_dir() / "index", cores, tell if world.main else None)
+        told = tell if world.main else None
+        return open_feed(recipe, stage, processor, data, cache_dir() / "index", cores, told, view_cost)
 
 
 def precision(recipe: Recipe, device: torch.device) -> torch.dtype:
