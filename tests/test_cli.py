@@ -253,10 +253,13 @@ def test_train_hands_over(folder, monkeypatch):
     Path("here").mkdir()
     Path("here/recipe.toml").touch()
     assert cli.main(["train", str(TINY), "--out", "here", "--resume"]) == 0
-    assert cli.main(["train", str(TINY)]) == 0
-    name = str(TINY)
-    wanted = [(["seed=3"], Path("here"), 2), ([], Path("here"), 1), ([], Path("runs/tiny"), 1)]
-    assert calls == [(name, *rest, None) for rest in wanted]
+    assert cli.main(["train", str(TINY), "--loaders", "0", "--track", "wandb, tensorboard"]) == 0
+    name, data = str(TINY), None
+    assert calls == [
+        (name, ["seed=3"], Path("here"), 2, data, None, []),
+        (name, [], Path("here"), 1, data, None, []),
+        (name, [], Path("runs/tiny"), 1, data, 0, ["wandb", "tensorboard"]),
+    ]
 
 
 def test_eval_hands_over(folder, monkeypatch):

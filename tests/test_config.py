@@ -60,7 +60,7 @@ def test_tiny_is_pocket_with_other_steps():
 
 
 def test_bases_of_bases_and_a_new_stage_at_the_end(write):
-    more = '[stages.more]\nobjective = "answer"\nsteps = 7\nbatch = 1\nlr.lm = 1e-4\ndata.charts = 1'
+    more = '[stages.more]\nobjective = "answer"\nsteps = 7\nbatch = 1\nlr.connector = 1e-4\ndata.charts = 1'
     path = write(middle='base = "pocket.toml"\nseed = 5', last=f'base = "middle.toml"\n{more}')
     recipe = load_recipe(path)
     assert (recipe.name, recipe.seed) == ("last", 5)

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
+from hf_models import make_model, make_tokenizer, save_folder
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 from test_data import root, said, write  # noqa: F401 (root is a fixture)
 from test_train import RATES
 
+import pumice
 from pumice.assistant import Assistant
-from pumice.config import DataConfig, load_recipe
+from pumice.config import CheckpointConfig, DataConfig, LoraConfig, load_recipe
 from pumice.data.feed import PlannedFeed, open_feed
 from pumice.data.index import build_index, split
 from pumice.data.sources import open_source
+from pumice.formats.export import export
 from pumice.train import checkpoint as checkpoints
+from pumice.train import run as running
 from pumice.train.dense import DenseHead
 from pumice.train.finetune import form_of, score, write_recipe
 from pumice.train.loop import Run, run_stage
@@ -67,6 +73,10 @@ def test_the_form_follows_from_the_content(data, tmp_path):
         write_recipe("pocket", tmp_path / "gone.json", tmp_path / "run")
     with pytest.raises(PumiceError, match="--from nothing: expected pocket"):
         write_recipe("nothing", data, tmp_path / "run")
+    with pytest.raises(PumiceError, match="'owner/gone' is neither a folder nor in the hub's cache"):
+        write_recipe("owner/gone", data, tmp_path / "run")
+    with pytest.raises(PumiceError, match=r"no checkpoint; expected a folder with a config.json"):
+        write_recipe(str(tmp_path), data, tmp_path / "run")
 
 
 def test_what_is_held_out_is_never_trained_on_even_twice(data, processor):
@@ -144,3 +154,98 @@ def test_the_command_tunes_pocket_and_scores_it(tmp_path, capsys):
     scores = json.loads((out / "scores.json").read_text())
     assert scores["before"]["questions"] == scores["after"]["questions"] > 0
     assert (out / "delta.safetensors").is_file()
+
+
+# from a checkpoint
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(running, "cache_dir", lambda: tmp_path / "cache")
+    folder, tokenizer = tmp_path / "next", make_tokenizer()
+    save_folder(folder, "next", tokenizer, make_model("next", tokenizer))
+    return folder
+
+
+def test_the_recipe_over_a_checkpoint_is_its_model_and_the_usual_defaults(data, checkpoint, tmp_path):
+    found = load_recipe(write_recipe(str(checkpoint), data, tmp_path / "run"))
+    (stage,) = found.stages
+    assert found.model == CheckpointConfig(str(checkpoint.resolve()))
+    assert (found.start, found.name) == ("parts", "run")
+    assert stage.lora == LoraConfig(32, 64)
+    assert stage.lr == {"connector": 2e-5, "newline": 2e-5, "lm": 2e-4}
+    assert (stage.heldout, stage.patience, stage.data) == (0.1, 3, {"mine": 10.0})
+    shutil.copytree(checkpoint, tmp_path / "whole" / "model")  # as a run that trained all of it leaves it
+    (tmp_path / "whole" / "recipe.toml").write_text("")
+    again = load_recipe(write_recipe(str(tmp_path / "whole"), data, tmp_path / "run"))
+    assert again.model == CheckpointConfig(str((tmp_path / "whole" / "model").resolve()))
+
+
+def test_a_name_on_a_hub_is_looked_up_in_its_cache(data, checkpoint, tmp_path, monkeypatch):
+    snapshot = tmp_path / "hub" / "models--owner--tiny" / "snapshots" / "0123"
+    shutil.copytree(checkpoint, snapshot)
+    (tmp_path / "hub" / "models--owner--tiny" / "refs").mkdir()
+    (tmp_path / "hub" / "models--owner--tiny" / "refs" / "main").write_text("0123")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    given = [*QUICK, 'precision="fp32"']
+    found = load_recipe(write_recipe("owner/tiny", data, tmp_path / "run"), given)
+    assert found.model == CheckpointConfig("owner/tiny")
+    running.train(found, tmp_path / "run", World())
+    named = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
+    assert named["base_model_name_or_path"] == "owner/tiny"
+    assert pumice.load(str(tmp_path / "run")).model.tower.tile == 56
+
+
+QUICK = [f"stages.finetune.{setting}" for setting in ("steps=4", "batch=2", "eval_every=2", "heldout=0.2", "warmup=1")]
+
+
+def test_the_command_tunes_a_checkpoint_goes_on_and_scores_it(data, checkpoint, tmp_path, capsys, monkeypatch):
+    """Stopped after a step and begun again: the same weights as without, both scores, and a model that opens."""
+    from pumice import cli
+
+    def command(out: str) -> list[str]:
+        given = ["train", "--from", str(checkpoint), "--data", str(data), "--out", str(tmp_path / out)]
+        return [*given, *QUICK, "stages.finetune.lr.lm=0.01", "precision=fp32", "stages.finetune.log_every=1"]
+
+    assert cli.main([*command("none"), "--dry-run", "--json"]) == 0
+    (course,) = json.loads(capsys.readouterr().out)["stages"]
+    assert (course["steps"], course["samples"]) == (4, 8)
+    assert cli.main([*command("none"), "--resume"]) == 2  # the dry run began nothing
+    assert cli.main(command("whole")) == 0
+    assert "answered exactly" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "_stop_on_signals", lambda run: setattr(run, "stop", lambda: True))
+        assert cli.main(command("part")) == 0
+    assert "stopped after step 1 of 4; the same command goes on" in capsys.readouterr().out
+    assert not (tmp_path / "part" / "scores.json").exists()
+    assert cli.main([*command("part"), "--resume"]) == 0
+    scores = [json.loads((tmp_path / run / "scores.json").read_text()) for run in ("whole", "part")]
+    assert scores[0] == scores[1]
+    assert scores[0]["before"]["questions"] == scores[0]["after"]["questions"] > 0
+    weights = [load_file(tmp_path / run / "adapter" / "adapter_model.safetensors") for run in ("whole", "part")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    picture = Image.new("RGB", (60, 40))
+    before, after = pumice.load(str(checkpoint)), pumice.load(str(tmp_path / "part"))
+    messages = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "What?"}]}]
+    assert not torch.allclose(before.logits(messages), after.logits(messages), atol=1e-2)
+
+
+def test_an_adapter_is_made_whole_before_it_is_tuned_further(data, checkpoint, tmp_path):
+    found = load_recipe(write_recipe(str(checkpoint), data, tmp_path / "run"), [*QUICK, 'precision="fp32"'])
+    running.train(found, tmp_path / "run", World())
+    for given in ("run", "run/adapter"):
+        with pytest.raises(PumiceError, match=r"an adapter, .* make it whole first: pumice export .*adapter --merge"):
+            write_recipe(str(tmp_path / given), data, tmp_path / "next-run")
+    export(tmp_path / "run" / "adapter", tmp_path / "merged", "hf")  # over the base that it names
+    again = load_recipe(write_recipe(str(tmp_path / "merged"), data, tmp_path / "again"), [*QUICK, 'precision="fp32"'])
+    running.train(again, tmp_path / "again", World())
+
+
+def test_a_checkpoint_without_a_chat_template_is_given_one(data, checkpoint, tmp_path):
+    (checkpoint / "chat_template.jinja").unlink()
+    path = write_recipe(str(checkpoint), data, tmp_path / "run")
+    with pytest.raises(PumiceError, match="no chat template; pass one of"):
+        running.train(load_recipe(path, QUICK), tmp_path / "run", World())
+    running.train(load_recipe(path, [*QUICK, "model.template=chatml"]), tmp_path / "run2", World())
+    assert pumice.load(str(tmp_path / "run2")).processor.template.name == "chatml"  # type: ignore[union-attr]

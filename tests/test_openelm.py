@@ -24,7 +24,7 @@ from pumice.engine.runner import complete
 from pumice.model.assistant import AssistantModel
 from pumice.model.attention import Kind, attend_packed
 from pumice.model.openelm import OpenELMConfig, OpenELMForCausalLM, make_divisible
-from pumice.train.lora import add_lora, lora_pairs
+from pumice.train.lowrank import add_lora, lora_pairs
 from pumice.types import Features, PumiceError
 
 # model_dim, layers, head_dim; (query heads, layers that have them); parameters. Those of 270M and 450M are half the

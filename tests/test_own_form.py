@@ -35,7 +35,7 @@ from pumice.model.weights import pack_delta, save_delta
 from pumice.plan import run as plan_run
 from pumice.pocket.parts import PARTS, cache_dir, verify
 from pumice.templates import get_template
-from pumice.train.lora import add_lora
+from pumice.train.lowrank import add_lora
 from pumice.types import PumiceError
 from pumice.vision.frames import VideoPolicy
 from pumice.vision.layout import Policy

@@ -188,7 +188,14 @@ def test_the_dry_run_counts_what_is_there(tmp_path):
                "--dry-run", "--json", "--device", "h100"]
     # fmt: on
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    align, instruct = json.loads(done.stdout)["stages"]
+    said = json.loads(done.stdout)
+    align, instruct = said["stages"]
+    assert said["base"] == "elva-160m.toml"  # which has none: what the overrides change
+    assert {
+        "key": "model.lm",
+        "before": load_recipe(path).model.lm,
+        "after": load_recipe(path, overrides).model.lm,
+    } in (said["changed"])
     assert (align["samples"], align["steps"], align["sources"]) == (5, 2, {"blip_558k": 5})
     assert align["missing"] == []
     assert align["views"] == 4 * 2

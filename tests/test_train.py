@@ -14,11 +14,12 @@ from conftest import tiny_model
 import pumice
 from pumice.config import LoraConfig, Stage
 from pumice.data.feed import RenderedFeed
+from pumice.data.loading import step_batches
 from pumice.model.weights import apply_delta, pack_delta, save_delta
 from pumice.train import checkpoint as checkpoints
 from pumice.train.dense import BIAS_UNIT, DenseHead, char_class, glyph_slots
-from pumice.train.loop import Run, make_batches, run_stage
-from pumice.train.lora import add_lora, lora_pairs
+from pumice.train.loop import Run, run_stage
+from pumice.train.lowrank import add_lora, lora_pairs
 from pumice.train.objectives import Learner, alignment_targets, split_words
 from pumice.train.optim import factor
 from pumice.train.parallel import World
@@ -43,7 +44,7 @@ def train_stage(run: Run, stage: Stage, *start) -> None:
 
 
 def one_batch(run: Run, stage: Stage, step: int) -> Batch:
-    (batch,) = make_batches(run, feed(run, stage), step)
+    (batch,) = step_batches(feed(run, stage), step, run.world.rank, run.world.size)
     return batch
 
 
@@ -91,16 +92,20 @@ def test_a_stage_lowers_its_loss(run, objective):
     assert last < 0.9 * first
 
 
-@pytest.mark.parametrize("lora", [False, True])
-def test_resumed_equals_uninterrupted_bit_for_bit(run, lora):
+JOINT = {"optimizer": "muon", "ema": 0.7, "layer_decay": {"tower": 0.8}}
+
+
+@pytest.mark.parametrize(("lora", "more"), [(False, {}), (True, {}), (False, JOINT)])
+def test_resumed_equals_uninterrupted_bit_for_bit(run, lora, more):
+    chosen = stage(dense_weight=0.5, **more)
     whole = run("whole", lora)
-    train_stage(whole, stage(dense_weight=0.5))
+    train_stage(whole, chosen)
     first = run("parts", lora)
     first.stop = lambda: first.log is not None and first.saves == 0 and len(seen) >= 3
     seen: list[int] = []
     first.report = lambda _, row, __: seen.append(row["step"])
     with (first.out.parent / "log").open("w") as first.log:
-        train_stage(first, stage(dense_weight=0.5))
+        train_stage(first, chosen)
     (saved,) = checkpoints.checkpoints(first.out / "checkpoints")
     assert checkpoints.read_state(saved)["step"] == 3
     second = run("parts", lora)
@@ -108,7 +113,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(run, lora):
         for parameter in second.learner.model.connector.parameters():
             parameter.zero_()
     checkpoints.load_training_state(saved, second.learner)
-    train_stage(second, stage(dense_weight=0.5), 3, saved)
+    train_stage(second, chosen, 3, saved)
     for (name, a), (_, b) in zip(
         whole.learner.model.state_dict().items(), second.learner.model.state_dict().items(), strict=True
     ):

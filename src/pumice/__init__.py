@@ -43,9 +43,9 @@ def load(
 
     import torch
 
-    from pumice.config import load_recipe
     from pumice.formats.own import is_own, open_own, with_template
-    from pumice.pocket.model import load_assistant, load_pocket
+    from pumice.formats.runs import is_run, open_run
+    from pumice.pocket.model import load_pocket
 
     if dtype not in DTYPES:
         raise PumiceError(f"dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
@@ -55,7 +55,7 @@ def load(
     except RuntimeError as error:
         raise PumiceError(f"device {device!r}: {error}") from None
     folder = Path(name).expanduser()
-    run = (folder / "recipe.toml").is_file() and (folder / "delta.safetensors").is_file()
+    run = is_run(folder)
     if not run and (folder / "recipe.toml").is_file() and (folder / "model").is_dir():
         folder = folder / "model"  # of a run that trained the whole language model
     own = name != "pocket" and not run and is_own(folder)
@@ -64,8 +64,7 @@ def load(
     if name == "pocket":
         return with_template(load_pocket(chosen, place), template)
     if run:
-        recipe, weights = load_recipe(folder / "recipe.toml"), folder / "delta.safetensors"
-        return with_template(load_assistant(recipe.model, weights, chosen, place, name), template)
+        return with_template(open_run(folder, chosen, place, Path(base).expanduser() if base else None), template)
     from pumice.formats.adapters import is_partial, open_partial
 
     tower_folder = Path(tower).expanduser() if tower else None
@@ -80,7 +79,7 @@ def load(
 
         return open_checkpoint(folder, chosen, place, tower_folder, template)
     raise PumiceError(
-        f"unknown model {name!r}; expected 'pocket', a training run's folder (recipe.toml, delta.safetensors), "
+        f"unknown model {name!r}; expected 'pocket', a training run's folder (recipe.toml), "
         "a checkpoint's folder (config.json), or an adapter's (adapter_config.json)"
     )
 

@@ -27,6 +27,13 @@ def make_parser(name: str, description: str, examples: str, usage: str | None = 
     )
 
 
+def whole(text: str) -> int:
+    """A whole number of 0 or more, for argparse."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, not {text!r}")
+    return int(text)
+
+
 def positive(text: str) -> int:
     """A whole number of 1 or more, for argparse."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:

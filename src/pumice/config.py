@@ -78,6 +78,29 @@ class ModelConfig:
     several: Policy | None = None
     video: VideoPolicy | None = None
 
+    @property
+    def title(self) -> str:
+        """What the model is made of, in a few words."""
+        return f"{self.lm} with {self.tower.source}"
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """A checkpoint as the whole model: its parts, its layouts, its chat template.
+
+    ``checkpoint`` is a folder that `pumice.load` opens, or a hub's model in the local cache; ``tower`` and ``template``
+    are what it lacks, as in `pumice.load`.
+    """
+
+    checkpoint: str
+    tower: str | None = None
+    template: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What the model is, in a few words."""
+        return self.checkpoint
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -103,10 +126,16 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank update of the language model: W + alpha / rank * B A."""
+    """Low-rank update of a module's linear layers: W + alpha / rank * B A.
+
+    With ``kind`` dora each row of the sum also has a length of its own, which trains. ``quantize`` nf4 holds W in 4
+    bits (QLoRA).
+    """
 
     rank: Count
     alpha: Count
+    kind: Literal["lora", "dora"] = "lora"
+    quantize: Literal["nf4"] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,8 +155,11 @@ class Stage:
     steps         optimiser steps; 0 is one pass over the data
     batch, batch_tokens  an optimiser step over all workers: so many samples, or as many as fit into so many tokens
     pack_tokens   most tokens of one forward pass; a worker's share of a step beyond it is accumulated. 0 is no limit
+    stream        samples of sources aren't indexed before but laid out as they come, and wait in a window of so many
+                  from which steps are filled; 0 indexes them
     lr            peak learning rate of each of MODULES; absent or 0 is frozen
     lora          the language model trains low-rank; without it all of its weights do, if ``lr.lm`` is above 0
+    tower_lora    likewise of the tower
     data          mixture over KINDS and the recipe's sources. With ``steps`` the values are relative weights; without,
                   how often each source is passed over: 1 is every sample once, 0.5 a random half
     dense_weight, align_weight  weights of the reading and alignment losses beside the objective's own
@@ -135,6 +167,10 @@ class Stage:
     max_tokens    longest sample, 0 is what the model takes; over_length says what becomes of longer ones: left out and
                   counted, or cut at the right as the originals do (never inside of a picture)
     warmup        linear warm-up: below 1 a share of the steps, else steps
+    optimizer     adamw, or muon: the matrices of blocks and connector by Muon at the same rates, the rest by AdamW
+    layer_decay   of ``tower`` or ``lm``: each block's rate is that of the next one times this (as in BEiT)
+    ema           decay of an average of the trained weights, which is what is measured, kept and goes on to the next
+                  stage; 0 is none
     schedule      wsd: a plateau, then a linear fall over the last ``decay`` of the steps · cosine: no plateau
     floor         the last learning rate as a share of the peak
     clip          largest norm of the gradient
@@ -155,7 +191,9 @@ class Stage:
     batch: Whole = 0
     batch_tokens: Whole = 0
     pack_tokens: Whole = 0
+    stream: Whole = 0
     lora: LoraConfig | None = None
+    tower_lora: LoraConfig | None = None
     dense_weight: Rate = 0.0
     align_weight: Rate = 0.0
     template: str | None = None
@@ -165,6 +203,9 @@ class Stage:
     max_tokens: Whole = 0
     over_length: Literal["skip", "cut"] = "skip"
     warmup: Rate = 50.0
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    layer_decay: Annotated[dict[str, Share], Keys(("tower", "lm"))] = field(default_factory=dict)
+    ema: Share = 0.0
     schedule: Literal["wsd", "cosine"] = "wsd"
     decay: Share = 0.3
     floor: Share = 0.03
@@ -181,6 +222,12 @@ class Stage:
     log_every: Count = 10
     eval_every: Whole = 0
 
+    @property
+    def low_rank(self) -> dict[Module, LoraConfig]:
+        """What trains low-rank, by module."""
+        found: dict[Module, LoraConfig | None] = {"lm": self.lora, "tower": self.tower_lora}
+        return {module: config for module, config in found.items() if config is not None}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -188,17 +235,22 @@ class Recipe:
 
     ``precision`` is that of matrix products (weights stay fp32); auto is bf16 where the hardware multiplies it fast.
     With ``parallel`` replicate every worker holds all weights, with shard a slice of them (FSDP).
+    The newest ``keep_checkpoints`` stay. With ``save_checkpoints`` wait the next step waits until one is written; with
+    background a thread writes a copy in CPU memory meanwhile.
     ``start`` are the weights to begin from: parts (pretrained parts alone), pocket (the shipped weights), a path to a
     run's delta.safetensors, or a checkpoint's folder or name on a hub. ``start_modules`` are the modules taken from
-    there; the others begin anew. ``data`` are the sources on disk that stages name.
+    there; the others begin anew. A model that is a checkpoint begins from it. ``data`` are the sources on disk that
+    stages name.
     """
 
     name: str
     seed: Whole
-    model: ModelConfig
+    model: ModelConfig | CheckpointConfig
     stages: tuple[Stage, ...]
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     parallel: Literal["replicate", "shard"] = "replicate"
+    keep_checkpoints: Count = 2
+    save_checkpoints: Literal["wait", "background"] = "wait"
     start: str = "parts"
     start_modules: tuple[Module, ...] = MODULES
     data: dict[str, DataConfig] = field(default_factory=dict)

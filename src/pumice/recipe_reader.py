@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from pumice import toml
-from pumice.config import KINDS, NAME, SAMPLING, DataConfig, Recipe, Stage
+from pumice.config import KINDS, NAME, SAMPLING, CheckpointConfig, DataConfig, ModelConfig, Module, Recipe, Stage
 from pumice.toml import Keys
 from pumice.types import PumiceError
 from pumice.vision.frames import VIDEO_PRESETS, VideoPolicy
@@ -20,6 +20,8 @@ LAYOUTS: dict[Any, tuple[dict[str, Any], str]] = {
     VideoPolicy: (VIDEO_PRESETS, "video policy"),
 }
 """Presets of each kind of layout, and how its errors begin."""
+LOW_RANK: dict[Module, str] = {"lm": "lora", "tower": "tower_lora"}
+"""What a stage calls the low-rank matrices of each module."""
 
 
 class RecipeReader(toml.Reader):
@@ -32,6 +34,9 @@ class RecipeReader(toml.Reader):
             return self.stages(value, key)
         if hint == dict[str, DataConfig]:
             return self.data(value, key)
+        if hint == ModelConfig | CheckpointConfig:
+            named = isinstance(value, dict) and "checkpoint" in value
+            return super().value(CheckpointConfig if named else ModelConfig, value, key)
         if isinstance(extra, Keys) and extra.names == KINDS:
             extra = Keys((*KINDS, *self.sources))
         if hint in LAYOUTS and isinstance(value, dict):
@@ -41,18 +46,38 @@ class RecipeReader(toml.Reader):
     def recipe(self, data: dict[str, Any]) -> Recipe:
         self.sources = tuple(data["data"]) if isinstance(data.get("data"), dict) else ()
         recipe: Recipe = self.build(Recipe, data, ())
-        if recipe.model.layout.tile != recipe.model.tower.tile:
-            sides = f"{recipe.model.layout.tile} pixels; the tower's tiles have {recipe.model.tower.tile}"
-            raise self.error(("model", "layout", "tile"), sides)
-        whole = (recipe.model.layout.tile, recipe.model.layout.side)
-        for name in ("several", "video"):
-            other = getattr(recipe.model, name)
-            self.same_tiles(other, whole, ("model", name))
+        if isinstance(recipe.model, ModelConfig):
+            self.layouts(recipe.model, recipe.stages)
+        elif recipe.start != "parts":
+            raise self.error(("start",), "model.checkpoint brings its own weights: leave start out")
+        self.low_rank(recipe.stages)
         for stage in recipe.stages:
-            for name in ("layout", "several", "video"):
-                self.same_tiles(getattr(stage, name), whole, ("stages", stage.name, name))
+            if recipe.parallel == "shard" and stage.lora and stage.lora.quantize:
+                raise self.error(("stages", stage.name, "lora", "quantize"), "parallel = shard can't cut 4-bit weights")
         used = {name for stage in recipe.stages for name in stage.data}
         return replace(recipe, data={name: source for name, source in recipe.data.items() if name in used})
+
+    def layouts(self, model: ModelConfig, stages: tuple[Stage, ...]) -> None:
+        """Refuse layouts of model and stages that differ in their tiles."""
+        if model.layout.tile != model.tower.tile:
+            sides = f"{model.layout.tile} pixels; the tower's tiles have {model.tower.tile}"
+            raise self.error(("model", "layout", "tile"), sides)
+        whole = (model.layout.tile, model.layout.side)
+        for name in ("several", "video"):
+            self.same_tiles(getattr(model, name), whole, ("model", name))
+        for stage in stages:
+            for name in ("layout", "several", "video"):
+                self.same_tiles(getattr(stage, name), whole, ("stages", stage.name, name))
+
+    def low_rank(self, stages: tuple[Stage, ...]) -> None:
+        """Refuse stages of which one trains a module low-rank, and another whole or with other matrices."""
+        for module, name in LOW_RANK.items():
+            training = [stage for stage in stages if stage.lr.get(module)]
+            for stage in training[1:]:
+                if getattr(stage, name) != getattr(training[0], name):
+                    other = f"stages.{training[0].name}.{name}"
+                    advice = "a run trains a module one way: make it the same, or two runs (start = the first one's)"
+                    raise self.error(("stages", stage.name, name), f"differs from {other}; {advice}")
 
     def same_tiles(self, policy: Policy | VideoPolicy | None, whole: tuple[int, int], key: toml.Key) -> None:
         """Refuse a layout that the model's tower and connector don't give."""
@@ -93,12 +118,17 @@ class RecipeReader(toml.Reader):
         drawn = [kind for kind in KINDS if kind in stage.data]
         if drawn and not stage.steps:
             raise self.error((*key, "steps"), f"missing; {drawn[0]} is rendered without end")
-        if drawn and len(drawn) < len(stage.data):
-            raise self.error((*key, "data"), "rendered kinds and sources on disk in one stage aren't supported")
+        if drawn and len(drawn) < len(stage.data) and stage.batch == 1:
+            raise self.error((*key, "batch"), "1; rendered kinds and sources in one stage need one sample of each")
+        if stage.stream and (not stage.steps or stage.heldout):
+            raise self.error((*key, "stream"), "a stream needs steps, and has no heldout: its end isn't known before")
         if (stage.batch > 0) == (stage.batch_tokens > 0) or (drawn and not stage.batch):
             raise self.error((*key, "batch"), "expected a number of samples, or batch_tokens in its place")
-        if stage.lora and not stage.lr.get("lm"):
-            raise self.error((*key, "lora"), "lr.lm is 0: set it above 0, or lora = false")
+        for module, name in LOW_RANK.items():
+            if getattr(stage, name) and not stage.lr.get(module):
+                raise self.error((*key, name), f"lr.{module} is 0: set it above 0, or {name} = false")
+        if stage.tower_lora and stage.tower_lora.quantize:
+            raise self.error((*key, "tower_lora", "quantize"), "only the language model's weights go into 4 bits")
         return stage
 
     def layout(self, kind: type[Policy] | type[VideoPolicy], data: dict[str, Any], key: toml.Key) -> Any:

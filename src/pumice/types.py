@@ -149,6 +149,7 @@ class Features:
     layouts: tuple[Layout, ...]
     id: str = ""
     glyphs: tuple[tuple[Glyph, ...], ...] = ()
+    source: str = ""
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -159,7 +160,8 @@ class Batch:
     """Documents packed into one flat stream without padding.
 
     ids, labels, positions (T,) int64; starts (D+1,) int32 offsets of the documents, starts[D] == T;
-    tiles (N, 3, S, S) float32; layouts in reading order over all documents.
+    tiles (N, 3, S, S) float32; layouts in reading order over all documents; sources name where each document comes
+    from.
     """
 
     ids: Tensor
@@ -169,6 +171,7 @@ class Batch:
     tiles: Tensor
     layouts: tuple[Layout, ...]
     glyphs: tuple[tuple[Glyph, ...], ...] = ()
+    sources: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on ``device``."""

@@ -8,19 +8,21 @@ rest of its step goes on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pumice.config import KINDS, Recipe, Stage
 from pumice.data.index import Index, Progress, build_index, split
+from pumice.data.mixing import MixedFeed, split_stage
 from pumice.data.plan import Plan, heldout_plan, plan
 from pumice.data.reading import ReadingSource, read_first
 from pumice.data.render.fonts import Split
 from pumice.data.render.page import Rendered
 from pumice.data.rendered import render, to_sample
 from pumice.data.sources import Source, open_source
+from pumice.data.stream import StreamPlan
 from pumice.encode import Processor, encode
 from pumice.templates import get_template
 from pumice.types import Features, PumiceError, Sample
@@ -42,6 +44,29 @@ class Feed(Protocol):
     def read(self, numbers: Sequence[int]) -> list[Features]: ...
     def name(self, number: int) -> str: ...
     def heldout(self) -> Feed | None: ...
+    def state(self, step: int) -> dict[str, Any]:
+        """What a checkpoint keeps so that the feed goes on from a step; nothing where numbers alone say it."""
+        ...
+
+    def restore(self, step: int, state: Mapping[str, Any]) -> None: ...
+    @property
+    def unusable(self) -> list[str]:
+        """Samples left out before they were laid out into a step: all workers find the same."""
+        ...
+
+
+class Numbered:
+    """A feed whose samples follow from their numbers alone: there is nothing to keep."""
+
+    def state(self, step: int) -> dict[str, Any]:
+        return {}
+
+    def restore(self, step: int, state: Mapping[str, Any]) -> None:
+        return
+
+    @property
+    def unusable(self) -> list[str]:
+        return []
 
 
 HELDOUT = 32
@@ -50,7 +75,7 @@ MOST = 256
 
 
 @dataclass
-class RenderedFeed:
+class RenderedFeed(Numbered):
     """Pictures drawn as they are needed: number ``i`` is a pure function of the seed, the split and ``i``."""
 
     stage: Stage
@@ -74,7 +99,8 @@ class RenderedFeed:
         return f"{self.stage.name}-{number}"
 
     def read(self, numbers: Sequence[int]) -> list[Features]:
-        return [encode(self.sample(number), self.processor) for number in numbers]
+        samples = [self.sample(number) for number in numbers]
+        return [replace(encode(sample, self.processor), source=sample.source) for sample in samples]
 
     def sample(self, number: int) -> Sample:
         sample = to_sample(self._draw(number), self.name(number))
@@ -98,9 +124,9 @@ class RenderedFeed:
 
 @dataclass
 class PlannedFeed:
-    """Samples of indexed sources in the order of a plan."""
+    """Samples of sources in the order of a plan."""
 
-    plan: Plan
+    plan: Plan | StreamPlan
     sources: dict[str, Source]
     processor: Processor
     view_cost: float = 0.0
@@ -118,10 +144,24 @@ class PlannedFeed:
         return self.plan.packs(step, rank, size, self.view_cost)
 
     def seen(self, step: int) -> int:
-        return int(self.plan.starts[step])
+        return int(self.plan.before(step))
+
+    def state(self, step: int) -> dict[str, Any]:
+        return self.plan.state(step) if isinstance(self.plan, StreamPlan) else {}
+
+    def restore(self, step: int, state: Mapping[str, Any]) -> None:
+        if isinstance(self.plan, StreamPlan) and state:
+            self.plan.restore(step, state)
+
+    @property
+    def unusable(self) -> list[str]:
+        return self.plan.skipped if isinstance(self.plan, StreamPlan) else []
 
     def name(self, number: int) -> str:
         return f"{self.plan.names[self.plan.source[number]]}-{self.plan.row[number]}"
+
+    def tokens(self, number: int) -> int:
+        return int(self.plan.tokens[number])
 
     def sample(self, number: int) -> Sample:
         """One of the plan's samples.
@@ -134,8 +174,9 @@ class PlannedFeed:
     def read(self, numbers: Sequence[int]) -> list[Features]:
         found = []
         for number in numbers:
+            source = self.plan.names[self.plan.source[number]]
             try:
-                found.append(encode(self.sample(number), self.processor))
+                found.append(replace(encode(self.sample(number), self.processor), source=source))
             except PumiceError as error:
                 self.skipped.append(f"{self.name(number)}: {error}")
         return found
@@ -159,6 +200,20 @@ def rendered(stage: Stage) -> bool:
     return any(stage.data.get(kind) for kind in KINDS)
 
 
+def open_sources(recipe: Recipe, stage: Stage, processor: Processor, root: Path) -> dict[str, Source]:
+    """The sources that a stage names.
+
+    Raises:
+        PumiceError: a source that isn't there or can't be read.
+    """
+    sources: dict[str, Source] = {}
+    for name in sorted(name for name, amount in stage.data.items() if amount > 0):
+        sources[name] = open_source(name, recipe.data[name], root, recipe.seed)
+        if stage.rr:
+            sources[name] = ReadingSource(sources[name], stage.rr, processor.tokenizer, recipe.seed)
+    return sources
+
+
 def open_indexes(
     recipe: Recipe, stage: Stage, processor: Processor, root: Path, cache: Path, workers: int, progress: Progress | None
 ) -> tuple[dict[str, Source], dict[str, Index]]:
@@ -167,12 +222,9 @@ def open_indexes(
     Raises:
         PumiceError: a source that isn't there or can't be read.
     """
-    sources: dict[str, Source] = {}
+    sources = open_sources(recipe, stage, processor, root)
     indexes: dict[str, Index] = {}
-    for name in sorted(name for name, amount in stage.data.items() if amount > 0):
-        sources[name] = open_source(name, recipe.data[name], root, recipe.seed)
-        if stage.rr:
-            sources[name] = ReadingSource(sources[name], stage.rr, processor.tokenizer, recipe.seed)
+    for name in sources:
         tell = None if progress is None else (lambda done, total, name=name: progress(name, done, total))
         indexes[name] = build_index(sources[name], name, processor, cache, workers, tell)
     return sources, indexes
@@ -195,7 +247,14 @@ def open_feed(
     """
     processor = stage_processor(processor, stage)
     if rendered(stage):
-        return RenderedFeed(stage, processor, recipe.seed)
+        if all(name in KINDS for name in stage.data):
+            return RenderedFeed(stage, processor, recipe.seed)
+        drawn, stored = split_stage(stage)
+        planned = open_feed(recipe, stored, processor, root, cache, workers, progress, view_cost)
+        return MixedFeed(RenderedFeed(drawn, processor, recipe.seed), planned, stage.pack_tokens)
+    if stage.stream:
+        sources = open_sources(recipe, stage, processor, root)
+        return PlannedFeed(StreamPlan(sources, stage, processor, recipe.seed), sources, processor, view_cost)
     sources, indexes = open_indexes(recipe, stage, processor, root, cache, workers, progress)
     if not stage.heldout:
         return PlannedFeed(plan(indexes, stage, recipe.seed), sources, processor, view_cost)

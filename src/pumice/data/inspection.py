@@ -125,7 +125,7 @@ def places(feed: Feed) -> Iterator[Place]:
     for step in range(feed.steps):
         packs = feed.packs(step, 0, 1)
         for pack, numbers in enumerate(packs):
-            tokens = int(feed.plan.tokens[numbers].sum()) if isinstance(feed, PlannedFeed) else 0
+            tokens = sum(feed.tokens(number) for number in numbers) if isinstance(feed, PlannedFeed) else 0
             for number in numbers:
                 yield Place(number, step, pack, len(packs), len(numbers), tokens)
 

@@ -77,7 +77,7 @@ def facts(recipe: Recipe, stage: Stage, feed: Feed) -> list[tuple[str, str]]:
     processor, samples = feed.processor, feed.seen(feed.steps)
     rates = [f"{name} {stage.lr[name]:g}" for name in MODULES if stage.lr.get(name)]
     frozen = [name for name in MODULES if not stage.lr.get(name)]
-    lora = f"; lm low-rank, rank {stage.lora.rank}, alpha {stage.lora.alpha}" if stage.lora else ""
+    lora = "".join(f"; {m} low-rank, rank {c.rank}, alpha {c.alpha}" for m, c in stage.low_rank.items())
     step = f"{stage.batch} samples" if stage.batch else f"up to {stage.batch_tokens:,} tokens"
     pack = f"up to {stage.pack_tokens:,} tokens" if stage.pack_tokens and not rendered(stage) else "a whole step"
     limit = f"{processor.max_tokens:,} tokens"
@@ -93,7 +93,7 @@ def facts(recipe: Recipe, stage: Stage, feed: Feed) -> list[tuple[str, str]]:
         ("steps", f"{feed.steps:,} of {step}, {samples:,} samples in all"),
         ("forward pass", f"{pack}, as one worker packs them"),
         ("learning rates", f"{', '.join(rates)}{lora}" + (f"; frozen: {', '.join(frozen)}" if frozen else "")),
-        ("language model", recipe.model.lm),
+        ("model", recipe.model.title),
         ("template", getattr(processor.template, "name", "its own")),
         ("layout", policy_text(processor.policy)),
     ]

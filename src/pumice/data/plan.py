@@ -40,6 +40,10 @@ class Plan:
     def steps(self) -> int:
         return len(self.starts) - 1
 
+    def before(self, step: int) -> int:
+        """Samples before a step."""
+        return int(self.starts[step])
+
     def of(self, step: int) -> np.ndarray:
         """Numbers of the samples of a step."""
         return np.arange(self.starts[step], self.starts[step + 1])

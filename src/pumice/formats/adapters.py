@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from pumice.assistant import Assistant
-from pumice.formats import lora
+from pumice.formats import lora, own
 from pumice.formats.describe import describe
+from pumice.formats.hub import HUB_ID, cached
 from pumice.formats.keys import left_out, to_own
 from pumice.formats.lora import Fault
 from pumice.formats.opening import build, make_processor, own_names, some
@@ -67,6 +68,9 @@ def open_partial(
     """
     dtype = dtype or auto_dtype(device)
     whole = merged(folder, base, dtype)
+    if own.is_own(whole.config):
+        assistant = own.open_own(whole.config, dtype, device, template, whole.weights)
+        return Assistant(assistant.model, assistant.processor, folder.name)
     description = describe(whole.config)
     model = build(description, whole.weights, dtype, tower, folder)
     return Assistant(model.to(device), make_processor(whole.tokens, description, template), folder.name)
@@ -75,7 +79,7 @@ def open_partial(
 def merged(folder: Path, base: Path | None = None, dtype: torch.dtype | None = None) -> Whole:
     """A part and its base as one model. ``dtype`` is that of the weights that change, by default the base's own.
 
-    Without ``base`` the adapter's `base_model_name_or_path` counts where it is a folder.
+    Without ``base`` the adapter's `base_model_name_or_path` counts: a folder, or a hub's model in the local cache.
 
     Raises:
         PumiceError: no base, or a part that doesn't fit it: what is missing, unknown or misshapen is listed.
@@ -170,18 +174,31 @@ def _tied(changed: dict[str, Tensor], base: Mapping[str, Tensor], where: Path) -
 
 
 def _find_base(folder: Path, given: Path | None) -> Path:
-    if given is not None and not given.is_dir():
-        raise PumiceError(f"{given}: no such folder, expected the base model of {folder}")
-    if given is None:
+    if given is not None:
+        found = _folder(str(given))
+        if found is None:
+            raise PumiceError(f"{given}: no such folder, expected the base model of {folder}")
+    else:
         config = folder / lora.CONFIG
         named = read_section(config).values.get("base_model_name_or_path") if config.is_file() else None
-        given = Path(named).expanduser() if isinstance(named, str) and named else None
-        if given is None or not given.is_dir():
-            why = f"its base {named!r} is no folder here, and nothing is fetched" if given else "it names no base"
+        found = _folder(named) if isinstance(named, str) and named else None
+        if found is None:
+            why = f"its base {named!r} is no folder here, and nothing is fetched" if named else "it names no base"
             raise PumiceError(f"{folder}: only a part of a model; {why}: pass the base model's folder as base=")
-    if is_partial(given):
-        raise PumiceError(f"{given}: itself only a part of a model; base= takes a whole one")
-    return given
+    if is_partial(found):
+        raise PumiceError(f"{found}: itself only a part of a model; base= takes a whole one")
+    return found
+
+
+def _folder(named: str) -> Path | None:
+    """The folder of that name, or of a hub's model in the local cache."""
+    path = Path(named).expanduser()
+    if path.exists() or not HUB_ID.fullmatch(named):
+        return path if path.is_dir() else None
+    try:
+        return cached(named)
+    except PumiceError:
+        return None
 
 
 def _original(folder: Path) -> bool:

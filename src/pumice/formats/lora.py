@@ -48,10 +48,27 @@ _PIECE = re.compile(
     r"(?P<module>.+)\.(?P<kind>lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)(?:\.default)?(?P<leaf>\.weight|\.bias)?"
 )
 _WRAPPERS = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)(?=\.)")
-_LAYER = re.compile(r"(?P<before>.*?\.)(?P<number>\d+)(?P<after>\..+)")
+LAYER = re.compile(r"(?P<before>.*?\.)(?P<number>\d+)(?P<after>\..+)")
 
 Modules = dict[str, dict[str, Tensor]]
 """By a module's name in the trained model: its tensors by their kind, of LORA or EMBEDDING, and EXTRA."""
+
+
+class Update(NamedTuple):
+    """The low-rank update of one linear layer: its tensors by kind, as in Modules, and what B A is scaled by."""
+
+    pieces: dict[str, Tensor]
+    rank: int
+    alpha: float
+
+    @property
+    def dora(self) -> bool:
+        """Whether each row has a length of its own."""
+        return "lora_magnitude_vector" in self.pieces
+
+    def folded(self, weight: Tensor) -> Tensor:
+        """A weight (out, in) with the update in it, in fp32."""
+        return fold_weight(self.pieces, weight, self.alpha / self.rank)
 
 
 class Settings(NamedTuple):
@@ -208,7 +225,7 @@ def _misshapen(module: str, pieces: dict[str, Tensor], weight: Tensor, rank: int
 
 def _holes(modules: Modules, form: str, base: Mapping[str, Tensor], settings: Settings) -> list[str]:
     """Modules of the base that should be adapted as those of the same name in other layers are, but aren't."""
-    stacks = {(m["before"], m["after"]) for m in map(_LAYER.fullmatch, modules) if m}
+    stacks = {(m["before"], m["after"]) for m in map(LAYER.fullmatch, modules) if m}
     holes: list[str] = []
     for before, after in sorted(stacks):
         for number in count():
@@ -229,7 +246,7 @@ def fold(
     for module, pieces in modules.items():
         factor = settings.scale(module)[1]
         name = str(to_own(f"{module}.weight", form))
-        changed[name] = _folded(pieces, base[name], factor).to(dtype or base[name].dtype)
+        changed[name] = fold_weight(pieces, base[name], factor).to(dtype or base[name].dtype)
         if "lora_B.bias" in pieces:
             name = str(to_own(f"{module}.bias", form))
             value = base[name].float() + factor * pieces["lora_B.bias"].float()
@@ -237,8 +254,8 @@ def fold(
     return changed
 
 
-def _folded(pieces: dict[str, Tensor], weight: Tensor, factor: float) -> Tensor:
-    """A module's weight (out, in) with its low-rank tensors in it, in fp32.
+def fold_weight(pieces: Mapping[str, Tensor], weight: Tensor, factor: float) -> Tensor:
+    """A module's weight (out, in) with its low-rank tensors in it, ``factor`` times B A, in fp32.
 
     DoRA (Liu et al. 2024) then gives each row the length that the magnitude vector says.
     """

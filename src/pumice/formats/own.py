@@ -33,7 +33,7 @@ from pumice.model.build import auto_dtype, cast
 from pumice.model.connectors import CONNECTORS, MlpConnector
 from pumice.model.towers import TOWERS, Tower, tower_class
 from pumice.templates import TEMPLATES, Template, get_template
-from pumice.train.lora import has_lora
+from pumice.train.lowrank import has_lora
 from pumice.types import PumiceError
 
 SHARD = "5GB"
@@ -71,8 +71,8 @@ def save_model(model: AssistantModel, processor: Processor, out: Path) -> None:
     """`save_own` of a model that may still train."""
     from huggingface_hub import save_torch_state_dict
 
-    if has_lora(model.lm):
-        raise PumiceError("low-rank matrices stand beside the language model's weights; merge them before saving")
+    if has_lora(model):
+        raise PumiceError("low-rank matrices stand beside the model's weights; merge them before saving")
     text = json.dumps(_describe(model, processor).to_dict(), indent=2, ensure_ascii=False) + "\n"
     # Read as it will be read: what could not be opened again isn't written.
     config = config_own.parse(Section("the assistant's config", json.loads(text)))
@@ -89,8 +89,14 @@ def save_model(model: AssistantModel, processor: Processor, out: Path) -> None:
         save_torch_state_dict(weights, folder, max_shard_size=SHARD)
 
 
-def open_own(folder: Path, dtype: torch.dtype | None, device: torch.device, template: str | None = None) -> Assistant:
-    """The assistant in a folder; ``dtype`` None and ``template`` as in `pumice.load`.
+def open_own(
+    folder: Path,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    template: str | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+) -> Assistant:
+    """The assistant in a folder; ``dtype`` None and ``template`` as in `pumice.load`, ``weights`` in the files' place.
 
     Raises:
         PumiceError: config keys that are missing, unknown or of a wrong type; weights that are missing, unknown or of
@@ -98,7 +104,7 @@ def open_own(folder: Path, dtype: torch.dtype | None, device: torch.device, temp
     """
     where = str(folder / "config.json")
     config = config_own.parse(read_section(folder / "config.json"))
-    weights = _read_weights(folder)
+    weights = _read_weights(folder) if weights is None else weights
     _compare(_shapes(config, where), weights, str(folder))
     try:
         model = _assemble(config, weights, dtype or auto_dtype(device))
@@ -107,6 +113,15 @@ def open_own(folder: Path, dtype: torch.dtype | None, device: torch.device, temp
     if (folder / GENERATION).is_file():
         model.lm.generation_config = _generation(folder)
     return with_template(Assistant(model.to(device), _processor(folder, config), folder.name), template)
+
+
+def open_processor(folder: Path) -> Processor:
+    """Tokenizer, chat template, layouts and pixel statistics of the assistant in a folder.
+
+    Raises:
+        PumiceError: config keys, tokenizer or template as in `open_own`.
+    """
+    return _processor(folder, config_own.parse(read_section(folder / "config.json")))
 
 
 def with_template(assistant: Assistant, name: str | None) -> Assistant:

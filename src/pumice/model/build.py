@@ -5,15 +5,15 @@ ModelConfig ──parts, folders──> tower + connector + lm ──> Assistant
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pumice.chat import check_marks
-from pumice.config import ModelConfig, TowerConfig
+from pumice.config import CheckpointConfig, ModelConfig, TowerConfig
 from pumice.encode import Processor
+from pumice.formats.hub import find_folder
 from pumice.model import openelm  # noqa: F401 (registers OpenELM with transformers)
 from pumice.model.assistant import AssistantModel
 from pumice.model.connectors import CONNECTORS, init_connector
@@ -21,9 +21,6 @@ from pumice.model.towers import Tower, tower_class
 from pumice.pocket.parts import PARTS, get_part
 from pumice.templates import get_template
 from pumice.types import PumiceError
-
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-"""A model of a hub: its owner and its name."""
 
 
 def locate(source: str, file: str = "config.json") -> Path:
@@ -36,25 +33,10 @@ def locate(source: str, file: str = "config.json") -> Path:
     """
     if source in PARTS:
         return get_part(source)
-    folder = Path(source).expanduser()
-    if any(folder.glob(file)):
-        return folder
-    if HUB_ID.fullmatch(source) and not folder.exists():
-        return _cached(source)
-    raise PumiceError(f"{source!r} is neither a pretrained part ({', '.join(PARTS)}) nor a folder with a {file}")
-
-
-def _cached(source: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(source, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError):
-        raise PumiceError(
-            f"{source!r} is neither a folder nor in the hub's cache on this machine, and nothing is fetched here: "
-            f"run `hf download {source}` where there is a network, or name a folder that holds it"
-        ) from None
+    folder = find_folder(source, file)
+    if folder is None:
+        raise PumiceError(f"{source!r} is neither a pretrained part ({', '.join(PARTS)}) nor a folder with a {file}")
+    return folder
 
 
 def load_tower(config: TowerConfig) -> Tower:
@@ -82,11 +64,15 @@ def cast(model: AssistantModel, dtype: torch.dtype) -> AssistantModel:
     return model
 
 
-def build_model(config: ModelConfig, seed: int = 0) -> AssistantModel:
-    """The untrained assistant in fp32: pretrained parts, seeded connector and newline."""
+def build_model(config: ModelConfig | CheckpointConfig, seed: int = 0) -> AssistantModel:
+    """The assistant in fp32 as training begins: a checkpoint's, or pretrained parts, seeded connector and newline."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    if isinstance(config, CheckpointConfig):
+        from pumice.formats.whole import open_model  # whose modules need this one
+
+        return open_model(config)
     logging.disable_progress_bar()  # loading takes a second; the bars would stand among the answers
     tower = load_tower(config.tower)
     lm: Any = AutoModelForCausalLM.from_pretrained(locate(config.lm), dtype=torch.float32)
@@ -107,10 +93,14 @@ def build_model(config: ModelConfig, seed: int = 0) -> AssistantModel:
     return model
 
 
-def build_processor(config: ModelConfig) -> Processor:
+def build_processor(config: ModelConfig | CheckpointConfig) -> Processor:
     """Tokenizer, template, layout and pixel statistics of a model."""
     from transformers import AutoConfig, AutoTokenizer
 
+    if isinstance(config, CheckpointConfig):
+        from pumice.formats.whole import open_processor
+
+        return open_processor(config)
     folder = locate(config.lm)
     pixels = tower_class(config.tower.type).pixels
     tokenizer = AutoTokenizer.from_pretrained(locate(config.tokenizer, "tokenizer*") if config.tokenizer else folder)

@@ -96,12 +96,12 @@ def apply_delta(model: nn.Module, path: Path) -> dict[str, str]:
 
 @torch.no_grad()
 def apply_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Add or copy the tensors of a delta into a model.
+    """Add or copy the tensors of a delta into a model; where low-rank matrices stand beside a weight, into that weight.
 
     Raises:
         PumiceError: tensors that don't fit the model, all of them listed; the model is then unchanged.
     """
-    state = model.state_dict()
+    state = {name.replace(".base_layer.", "."): value for name, value in model.state_dict().items()}
     wrong = [k for k, target, value in _targets(tensors) if target not in state or state[target].shape != value.shape]
     if wrong:
         raise PumiceError(f"tensors that don't fit the model: {', '.join(wrong)}")

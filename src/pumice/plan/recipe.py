@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pumice.config import Recipe, TowerConfig, load_recipe
+from pumice.config import CheckpointConfig, Recipe, TowerConfig, load_recipe
+from pumice.formats.configs import read_config
+from pumice.formats.hub import checkpoint_folder
 from pumice.formats.section import Section, language_model, read_section
 from pumice.formats.sizes import Connector, LanguageModel, Model, Tower
 from pumice.formats.tower_sizes import at_blocks, tower_sizes
@@ -32,6 +34,8 @@ def sizes_of(recipe: Recipe, path: Path | str) -> Model:
             don't give.
     """
     config = recipe.model
+    if isinstance(config, CheckpointConfig):
+        return read_config(checkpoint_folder(config.checkpoint) / "config.json")
     connector = Connector(config.connector.depth, norm=config.connector.norm)
     model = Model(
         recipe.name, _tower(config.tower), connector, _lm(config.lm), config.layout, newline=True, video=config.video

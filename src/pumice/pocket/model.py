@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from pumice.assistant import Assistant
-from pumice.config import ModelConfig, load_recipe
+from pumice.config import CheckpointConfig, ModelConfig, load_recipe
 from pumice.model.build import auto_dtype, build_model, build_processor, cast
 from pumice.model.weights import apply_delta
 from pumice.pocket.parts import RECIPE, WEIGHTS
@@ -18,7 +18,11 @@ from pumice.types import PumiceError
 
 
 def load_assistant(
-    config: ModelConfig, weights: Path, dtype: torch.dtype | None, device: torch.device, name: str
+    config: ModelConfig | CheckpointConfig,
+    weights: Path,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    name: str,
 ) -> Assistant:
     """An assistant from pretrained parts and a delta; ``dtype`` None chooses what this hardware is fast at."""
     model = build_model(config)

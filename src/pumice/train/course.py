@@ -16,18 +16,26 @@ from pathlib import Path
 
 import numpy as np
 
-from pumice.config import Recipe, Stage
+from pumice.config import LoraConfig, Recipe, Stage
 from pumice.data.feed import PlannedFeed, open_feed, rendered
 from pumice.data.index import Progress
 from pumice.data.plan import Plan
 from pumice.encode import Processor
 from pumice.formats.sizes import Model
-from pumice.plan.costs import connector_flops, connector_parameters, decode_flops, lm_parameters, tower_flops
+from pumice.plan.costs import connector_parameters, lm_parameters
 from pumice.plan.costs import tower_parameters as count_tower
 from pumice.plan.devices import Device
+from pumice.train.flops import training_flops
+from pumice.train.provenance import Difference, differences, rows
 
-STATE_BYTES = 12
-"""Bytes beside a trained fp32 weight: its gradient and AdamW's two moments."""
+
+def state_bytes(stage: Stage) -> int:
+    """Bytes beside a trained fp32 weight: its gradient, AdamW's two moments (Muon has one), its average."""
+    return 4 + (4 if stage.optimizer == "muon" else 8) + (4 if stage.ema else 0)
+
+
+NF4_BYTES = 0.516
+"""Bytes of a weight in 4 bits with its share of the scales: 8 bits for 64 weights, and fp32 for 256 of those."""
 
 
 @dataclass
@@ -76,7 +84,7 @@ def course(
         missing = [name for name in stage.data if name in recipe.data and not (root / recipe.data[name].path).exists()]
         if not rendered(stage) and not missing:
             feed = open_feed(recipe, stage, make_processor(), root, cache, workers, progress)
-            planned = feed.plan if isinstance(feed, PlannedFeed) else None
+            planned = feed.plan if isinstance(feed, PlannedFeed) and isinstance(feed.plan, Plan) else None
         one.missing = missing
         if planned is not None:
             _count(one, stage, model, planned)
@@ -98,19 +106,31 @@ def _begin(recipe: Recipe, stage: Stage, model: Model) -> Course:
         "lm": lm_parameters(model.lm),
     }
     trained = sum(size for name, size in sizes.items() if stage.lr.get(name))
-    if stage.lora is not None:
-        trained += lora_parameters(model, stage.lora.rank) - sizes["lm"]
-    total = sum(sizes.values()) + (lora_parameters(model, stage.lora.rank) if stage.lora else 0)
-    return Course(stage.name, stage.objective, samples, steps, total, trained, 4 * total + STATE_BYTES * trained)
+    added = {name: lora_parameters(model, name, config) for name, config in stage.low_rank.items()}
+    trained += sum(size - sizes[name] for name, size in added.items())
+    total = sum(sizes.values()) + sum(added.values())
+    memory = 4 * total + state_bytes(stage) * trained
+    if stage.lora and stage.lora.quantize:
+        memory -= round((4 - NF4_BYTES) * sum(rows * columns for rows, columns in linear_layers(model, "lm")))
+    return Course(stage.name, stage.objective, samples, steps, total, trained, memory)
 
 
-def lora_parameters(model: Model, rank: int) -> int:
-    """Weights of low-rank matrices beside every linear layer of a language model's blocks (lora.TARGETS)."""
+def lora_parameters(model: Model, module: str, config: LoraConfig) -> int:
+    """Weights of low-rank matrices beside every linear layer of a module's blocks."""
+    lengths = config.kind == "dora"
+    return sum(config.rank * (rows + columns) + rows * lengths for rows, columns in linear_layers(model, module))
+
+
+def linear_layers(model: Model, module: str) -> list[tuple[int, int]]:
+    """(outputs, inputs) of the linear layers in the blocks of the tower or the language model."""
+    if module == "tower":
+        W, ffn = model.tower.width, model.tower.ffn
+        return [*[(W, W)] * 4, (ffn, W), (W, ffn)] * model.tower.used
     H, d = model.lm.hidden, model.lm.head_dim
-    sides = 0
+    found: list[tuple[int, int]] = []
     for heads, kv_heads, ffn in model.lm.blocks:
-        sides += 2 * (H + heads * d) + 2 * (H + kv_heads * d) + 3 * (H + ffn)
-    return rank * sides
+        found += [(heads * d, H), (H, heads * d), *[(kv_heads * d, H)] * 2, *[(ffn, H)] * 2, (H, ffn)]
+    return found
 
 
 def _count(one: Course, stage: Stage, model: Model, planned: Plan) -> None:
@@ -120,43 +140,21 @@ def _count(one: Course, stage: Stage, model: Model, planned: Plan) -> None:
     one.supervised = int(planned.supervised.sum())
     counts = np.bincount(planned.source, minlength=len(planned.names))
     one.sources = {name: int(count) for name, count in zip(planned.names, counts, strict=True)}
-    one.flops = training_flops(stage, model, planned)
+    one.flops = training_flops(stage, model, planned.tokens, one.views, one.supervised)
 
 
-def training_flops(stage: Stage, model: Model, planned: Plan) -> float:
-    """FLOPs of forward and backward passes over a plan.
-
-    A pass back costs one forward's work for the gradient of what came in, where something before it trains, and one
-    for its own weights, where they train; recomputed activations cost one more forward through the blocks.
-    """
-    side = model.policy.side**2
-    tower = planned.views.sum() * float(tower_flops(model.tower, model.tower.used))
-    connector = planned.views.sum() * side * float(connector_flops(model))
-    head = 2.0 * model.lm.vocab * model.lm.hidden
-    first = float(decode_flops(model.lm, 1)) - head
-    attended = float(decode_flops(model.lm, 2) - decode_flops(model.lm, 1))
-    tokens = planned.tokens.astype(np.float64)
-    blocks = (tokens * first + attended * tokens * (tokens - 1) / 2).sum()
-    on = {name: bool(stage.lr.get(name)) for name in ("tower", "connector", "lm")}
-    below = on["tower"] or on["connector"]
-    lm_weights = on["lm"] and stage.lora is None
-    times_tower = 1 + 2 * on["tower"]
-    times_connector = 1 + on["connector"] + on["tower"]
-    times_lm = 1 + (below or on["lm"]) + lm_weights + stage.gradient_checkpointing
-    times_head = 2 + lm_weights
-    supervised = float(planned.supervised.sum()) * head
-    return tower * times_tower + connector * times_connector + blocks * times_lm + supervised * times_head
-
-
-def print_course(recipe: Recipe, found: Sequence[Course], as_json: bool = False) -> None:
-    """The courses as a table for a person, or as JSON."""
+def print_course(
+    recipe: Recipe, found: Sequence[Course], base: str, changed: Sequence[Difference], as_json: bool = False
+) -> None:
+    """The courses, and what the recipe changes of its base, as a table for a person, or as JSON."""
     if as_json:
-        print(json.dumps({"recipe": recipe.name, "stages": [asdict(one) for one in found]}, indent=1))
+        stages = [asdict(one) for one in found]
+        print(json.dumps({"recipe": recipe.name, "stages": stages, "base": base, "changed": rows(changed)}, indent=1))
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{recipe.name}: {recipe.model.lm} with {recipe.model.tower.source}", title_justify="left")
+    table = Table(title=f"{recipe.name}: {recipe.model.title}", title_justify="left")
     table.add_column("stage")
     for one in found:
         table.add_column(one.stage, justify="right")
@@ -168,6 +166,11 @@ def print_course(recipe: Recipe, found: Sequence[Course], as_json: bool = False)
         for name in one.missing:
             where = recipe.data[name].url or "nowhere that the recipe names"
             console.print(f"{one.stage}: {name} isn't on this machine, its count is the recipe's; published at {where}")
+    if changed:
+        console.print(f"Differs from {base} in:")
+        for one in changed:
+            before, after = ("nothing" if value is None else json.dumps(value) for value in (one.before, one.after))
+            console.print(f"  {one.key}: {before} -> {after}", highlight=False, markup=False, soft_wrap=True)
 
 
 ROWS = (
@@ -207,9 +210,9 @@ def _cells(one: Course) -> list[str]:
 
 
 def main(
-    recipe: Recipe, model: Model, root: Path, device: str | None, devices: int, workers: int, as_json: bool
+    recipe: Recipe, path: Path, model: Model, root: Path, device: str | None, devices: int, workers: int, as_json: bool
 ) -> None:
-    """Print what a recipe's run will take on ``devices`` of a kind; without a kind no hours are said."""
+    """Print what the run of a recipe's file will take on ``devices`` of a kind; without a kind no hours are said."""
     from pumice.model.build import build_processor
     from pumice.plan.devices import find_device
     from pumice.pocket.parts import cache_dir
@@ -223,4 +226,4 @@ def main(
         return made[0]
 
     found = course(recipe, model, processor, root, cache_dir() / "index", chosen, devices, workers)
-    print_course(recipe, found, as_json)
+    print_course(recipe, found, *differences(recipe, path), as_json)

@@ -1,5 +1,6 @@
 """`pumice train --from MODEL --data FILE`: one's own documents, sound defaults, scores before and after.
 
+pocket | a run | a checkpoint ─┐
 mine.jsonl ──form by its first record──> recipe (written into the run's folder) ──train──> best weights
 held-out tenth ──ask before, ask after──> exact match, character errors, loss
 """
@@ -7,16 +8,19 @@ held-out tenth ──ask before, ask after──> exact match, character errors,
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pumice.config import DataConfig, Recipe, load_recipe
+from pumice.config import CheckpointConfig, DataConfig, LoraConfig, Recipe, load_recipe
 from pumice.data.feed import PlannedFeed
 from pumice.data.records import Records
 from pumice.data.sources import open_source
 from pumice.eval.metrics import character_error_rate, exact_match
+from pumice.formats.adapters import is_partial
+from pumice.formats.hub import HUB_ID, checkpoint_folder
 from pumice.pocket.parts import RECIPE
 from pumice.types import PumiceError, Sample
 
@@ -25,24 +29,18 @@ PASSES, ASKED = 10, 100
 """Most passes over the data (a run ends when the held-out loss no longer falls), and most questions asked of it."""
 
 TEMPLATE = """# Written by `pumice train --from`; `pumice train` with this file does the same.
-base = {base}
-name = {name}
-start = {start}
+{begin}
 
 [data.mine]
 format = {format}
 path = {path}
 media = {media}
 
-[stages]
-{dropped}
-
 [stages.finetune]
 objective = "answer"
 data = {{ mine = {passes} }}
 batch = {batch}
-lr = {{ connector = 1e-4, newline = 1e-4, lm = 3e-4 }}
-{lora}
+{learn}
 warmup = 0.05
 schedule = "cosine"
 floor = 0.1
@@ -52,6 +50,28 @@ patience = 3
 eval_every = {every}
 log_every = {log}
 """
+
+# A small model that was shipped as a delta, or a run over it.
+RUN = """base = {base}
+name = {name}
+start = {start}
+
+[stages]
+{dropped}"""
+RUN_LEARN = """lr = {{ connector = 1e-4, newline = 1e-4, lm = 3e-4 }}
+lora = {{ rank = {rank}, alpha = {alpha} }}"""
+
+# A published checkpoint has thousands of tokens a picture; its connector has learned from millions of pairs.
+CHECKPOINT = """name = {name}
+seed = 0
+
+[model]
+checkpoint = {checkpoint}"""
+CHECKPOINT_LEARN = """lr = { connector = 2e-5, newline = 2e-5, lm = 2e-4 }
+lora = { rank = 32, alpha = 64 }
+gradient_checkpointing = true
+max_tokens = 16384
+pack_tokens = 16384"""
 
 
 @dataclass
@@ -66,46 +86,74 @@ class Scores:
 def write_recipe(model: str, data: Path, out: Path) -> Path:
     """The recipe of a fine-tuning run, in its folder.
 
-    ``model`` is "pocket" or the folder of a run; ``data`` a file of LLaVA records, messages or parquet, or a folder of
-    pictures with captions.
+    ``model`` is "pocket", the folder of a run, or a checkpoint: its folder, or its name on a hub. ``data`` is a file of
+    LLaVA records, messages or parquet, or a folder of pictures with captions.
 
     Raises:
-        PumiceError: a model that has no recipe, or data of no known form, or too few of it.
+        PumiceError: no such model, only a part of one, or data of no known form, or too few of it.
     """
-    base = RECIPE if model == "pocket" else Path(model).expanduser() / "recipe.toml"
-    start = "pocket" if model == "pocket" else str((Path(model).expanduser() / "delta.safetensors").resolve())
-    if not base.is_file() or (start != "pocket" and not Path(start).is_file()):
-        raise PumiceError(
-            f"--from {model}: expected pocket, or the folder of a run with recipe.toml and delta.safetensors"
-        )
+    begin, learn = _origin(model, out.name)
     if not data.exists():
         raise PumiceError(f"--data {data}: no such file or folder")
     format, media = form_of(data), (data if data.is_dir() else data.parent).resolve()
     count = len(open_source("mine", DataConfig(format, str(data.resolve()), str(media)), Path()))
-    stages = load_recipe(base).stages
-    lora = next((stage.lora for stage in reversed(stages) if stage.lora), None)
     batch = 8 if count >= 80 else 2
     heldout = round(min(0.3, max(0.1, 5 / count)), 3)  # a handful at least
     every = max(1, round((1 - heldout) * count / batch / 2))
     text = TEMPLATE.format(
-        base=_quoted(base.resolve()),
-        name=_quoted(out.name),
-        start=_quoted(start),
+        begin=begin,
         format=_quoted(format),
         path=_quoted(data.resolve()),
         media=_quoted(media),
-        dropped="\n".join(f"{stage.name} = false" for stage in stages),
         passes=PASSES,
         batch=batch,
-        lora=f"lora = {{ rank = {lora.rank}, alpha = {lora.alpha} }}" if lora else "lora = { rank = 16, alpha = 32 }",
+        learn=learn,
         every=every,
         heldout=heldout,
         log=max(1, min(10, every)),
     )
     out.mkdir(parents=True, exist_ok=True)
     path = out / "finetune.toml"
-    path.write_text(text, encoding="utf-8")
+    scratch = path.with_suffix(f".{os.getpid()}")  # every worker writes it, and reads it whole
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
     return path
+
+
+def _origin(model: str, name: str) -> tuple[str, str]:
+    """(what the recipe says of the model, what of how it learns)."""
+    if model == "pocket":
+        return _over_run(RECIPE, "pocket", name)
+    folder = Path(model).expanduser()
+    recipe, delta = folder / "recipe.toml", folder / "delta.safetensors"
+    if recipe.is_file() and delta.is_file():
+        return _over_run(recipe, str(delta.resolve()), name)
+    if recipe.is_file() and (folder / "adapter").is_dir():
+        folder = folder / "adapter"
+    if is_partial(folder):
+        raise PumiceError(
+            f"--from {model}: an adapter, or a connector alone; make it whole first: pumice export {folder} --merge "
+            "--to hf --out NEW (over Pumice's own form --to pumice), then --from NEW"
+        )
+    if recipe.is_file() and (folder / "model").is_dir():  # of a run that trained the whole language model
+        folder = folder / "model"
+    if not folder.exists() and not HUB_ID.fullmatch(model):
+        raise PumiceError(
+            f"--from {model}: expected pocket, the folder of a run, or a checkpoint: a folder with a config.json, or a "
+            "hub's model in the cache on this machine"
+        )
+    found = checkpoint_folder(str(folder))
+    checkpoint = str(found.resolve()) if folder.exists() else model
+    return CHECKPOINT.format(name=_quoted(name), checkpoint=_quoted(checkpoint)), CHECKPOINT_LEARN
+
+
+def _over_run(recipe: Path, start: str, name: str) -> tuple[str, str]:
+    """What continues a run: its model and its trained weights, none of its stages."""
+    stages = load_recipe(recipe).stages
+    lora = next((stage.lora for stage in reversed(stages) if stage.lora), LoraConfig(16, 32))
+    dropped = "\n".join(f"{stage.name} = false" for stage in stages)
+    begin = RUN.format(base=_quoted(recipe.resolve()), name=_quoted(name), start=_quoted(start), dropped=dropped)
+    return begin, RUN_LEARN.format(rank=lora.rank, alpha=lora.alpha)
 
 
 def _quoted(value: Any) -> str:
@@ -173,21 +221,52 @@ def report(before: Scores, after: Scores, out: Path) -> None:
     print(f"ask it: pumice ask --model {out} PICTURE QUESTION")
 
 
-def main(model: str, data: Path, overrides: Sequence[str], out: Path, workers: int) -> None:
-    """Fine-tune, or go on; then score both models on what was held out.
+def main(
+    model: str,
+    data: Path,
+    overrides: Sequence[str],
+    out: Path,
+    workers: int,
+    loaders: int | None = None,
+    track: Sequence[str] = (),
+) -> None:
+    """Fine-tune, or go on; at the end, score both models on what was held out. ``loaders``, ``track`` as in `run.main`.
 
     Raises:
         PumiceError: as `write_recipe`, and what training raises.
     """
-    import pumice
     from pumice.train import run
-    from pumice.train.parallel import World
 
     path = write_recipe(model, data, out)
-    run.main(str(path), overrides, out, workers)
-    recipe: Recipe = load_recipe(path, list(overrides))
-    before, after = pumice.load(model), pumice.load(str(out))
-    feed = run.open_stage(recipe, recipe.stages[0], after.processor, run.data_root(None), World())
+    starts_others = workers > 1 and "WORLD_SIZE" not in os.environ
+    run.main(str(path), overrides, out, workers, None, loaders, track)
+    if not starts_others and os.environ.get("RANK", "0") == "0":  # else the first worker has done what follows
+        compare(load_recipe(path, list(overrides)), model, out)
+
+
+def compare(recipe: Recipe, model: str, out: Path) -> None:
+    """Score both models of a run that is done; of one that was stopped, say how it goes on.
+
+    Raises:
+        PumiceError: nothing is held out, or a model can't be opened.
+    """
+    import pumice
+    from pumice.model.build import build_processor
+    from pumice.train import run
+    from pumice.train.checkpoint import checkpoints, read_state
+    from pumice.train.parallel import World
+
+    feed = run.open_stage(recipe, recipe.stages[0], build_processor(recipe.model), run.data_root(None), World())
     if not isinstance(feed, PlannedFeed):
-        raise PumiceError(f"{path}: not a recipe over data on disk")
-    report(score(before, feed), score(after, feed), out)
+        raise PumiceError(f"{out}: not a run over data on disk")
+    done = read_state(checkpoints(out / "checkpoints")[-1])["step"]
+    if done < feed.steps:
+        print(f"stopped after step {done} of {feed.steps}; the same command goes on")
+        return
+    config = recipe.model
+    if isinstance(config, CheckpointConfig):
+        folder = str(checkpoint_folder(config.checkpoint))
+        before = score(pumice.load(folder, tower=config.tower, template=config.template), feed)
+    else:
+        before = score(pumice.load(model), feed)
+    report(before, score(pumice.load(str(out)), feed), out)

@@ -11,24 +11,26 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 
 from pumice.config import Stage
-from pumice.data.batch import pack
 from pumice.data.feed import Feed
+from pumice.data.loading import steps_of
 from pumice.encode import Processor
-from pumice.train.checkpoint import load_optimizer, optimizer_state, save_checkpoint, training_state
-from pumice.train.metrics import Meter
+from pumice.train.checkpoint import load_optimizer, optimizer_state, training_state
+from pumice.train.metrics import Cost, Meter, peak_memory
 from pumice.train.objectives import OBJECTIVES, TERMS, Learner, Term, term_counts
-from pumice.train.optim import factor, freeze, make_optimizer, recompute
-from pumice.train.parallel import World, any_worker, sum_counts, sum_gradients
+from pumice.train.optim import Optimizer, average, averaged, factor, freeze, make_optimizer, recompute, swap_averages
+from pumice.train.parallel import World, any_worker, gather, sum_counts, sum_gradients
+from pumice.train.saver import Saver
 from pumice.train.shard import clip_gradients
-from pumice.types import IGNORE, Batch, PumiceError
+from pumice.types import Batch, PumiceError
 
 
 @dataclass
@@ -36,7 +38,8 @@ class Run:
     """What all stages of a run share. ``report`` gets each logged row; ``stop`` is asked after every step; ``keep``
     writes the weights away when a stage with ``patience`` has its best.
 
-    Matrix products run in ``dtype`` (autocast); weights, moments and losses stay fp32.
+    Matrix products run in ``dtype`` (autocast); weights, moments and losses stay fp32. ``loaders`` processes read
+    ahead. ``cost`` are FLOPs, ``peak`` those that all devices can do in a second, ``tick`` is told of every step.
     """
 
     learner: Learner
@@ -46,7 +49,12 @@ class Run:
     world: World
     report: Callable[[Stage, dict[str, Any], int], None]
     dtype: torch.dtype = torch.float32
+    loaders: int = 0
+    peak: float = 0.0
+    cost: Cost = field(default=lambda stage, batch: 0.0)
+    tick: Callable[[Stage, int, int], None] = field(default=lambda stage, done, steps: None)
     saves: int = 0
+    saver: Saver = field(default_factory=Saver)
     log: TextIO | None = None
     stop: Callable[[], bool] = field(default=lambda: False)
     stopped: bool = False
@@ -76,20 +84,11 @@ class Watch:
         return self.waited >= patience
 
 
-def make_batches(run: Run, feed: Feed, step: int) -> list[Batch]:
-    """This worker's share of a step, a batch a forward pass."""
-    rank, size = run.world.rank, run.world.size
-    read = [feed.read(numbers) for numbers in feed.packs(step, rank, size)]
-    batches = [pack(documents) for documents in read if documents]
-    if run.learner.sharded:
-        # Each pass needs all workers: those with fewer make them up with samples that carry no loss.
-        most = max(len(feed.packs(step, other, size)) for other in range(size))
-        if len(batches) < most:
-            numbers = (packs[0][:1] for r in range(size) if (packs := feed.packs(step, r, size)))
-            spare = batches[0] if batches else pack(feed.read(next(numbers)))
-            idle = replace(spare, labels=torch.full_like(spare.labels, IGNORE), glyphs=((),) * len(spare.layouts))
-            batches += [idle] * (most - len(batches))
-    return [batch.to(run.learner.device) for batch in batches]
+def batches_of(run: Run, feed: Feed, steps: range, loaders: int = 0) -> Iterator[list[Batch]]:
+    """This worker's share of each step, a batch a forward pass, where the learner is."""
+    world, learner = run.world, run.learner
+    for batches in steps_of(feed, steps, world.rank, world.size, learner.sharded, loaders):
+        yield [batch.to(learner.device) for batch in batches]
 
 
 def run_stage(run: Run, stage: Stage, feed: Feed, start: int = 0, checkpoint: Path | None = None) -> None:
@@ -106,25 +105,41 @@ def run_stage(run: Run, stage: Stage, feed: Feed, start: int = 0, checkpoint: Pa
     if checkpoint is not None:
         load_optimizer(checkpoint, optimizer, trainable)
     meter, saved, watch = Meter(), time.monotonic(), Watch(run.out / f"best-{stage.name}.json")
+    reading = batches_of(run, feed, range(start, feed.steps), run.loaders)
     for step in range(start, feed.steps):
         began = time.monotonic()
-        batches = make_batches(run, feed, step)
+        batches = next(reading)
         meter.waited += time.monotonic() - began
-        terms, norm = train_step(run, stage, feed, step, batches, optimizer, trainable)
-        meter.add(terms, batches, norm)
+        terms, norm, norms = train_step(run, stage, feed, step, batches, optimizer, trainable)
+        meter.step(norm, norms)
+        meter.add(terms, batches, sum(run.cost(stage, batch) for batch in batches))
         done = step + 1
-        figures = _heldout(run, stage, feed, done)
+        if stage.ema:
+            average(optimizer, stage.ema)
+            if done == feed.steps:  # what the last checkpoint holds, and what the next stage begins with
+                swap_averages(optimizer)
+        over = False
+        with averaged(optimizer) if done < feed.steps else nullcontext():
+            figures = _heldout(run, stage, feed, done)
+            if stage.patience and figures:
+                over = watch.over(figures["heldout"], stage.patience, run.keep)
         if done % stage.log_every == 0 or done == feed.steps or figures:
-            _log(run, stage, feed, done, meter.row() | figures)
+            _log(run, stage, feed, done, meter, figures)
             meter = Meter()
-        if stage.patience and figures and watch.over(figures["heldout"], stage.patience, run.keep):
-            _save(run, stage, feed.steps, optimizer, trainable)  # as done: the same command doesn't begin it again
+        run.tick(stage, done, feed.steps)
+        if over:
+            if stage.ema and done < feed.steps:
+                swap_averages(optimizer)
+            _save(run, stage, feed, feed.steps, optimizer, trainable)  # as done, or the same command began again
+            run.saver.wait()
             return
         run.stopped = any_worker(run.stop(), run.world)
-        if time.monotonic() - saved > stage.checkpoint_minutes * 60 or done == feed.steps or run.stopped:
+        due = run.saver.failed or time.monotonic() - saved > stage.checkpoint_minutes * 60
+        if any_worker(due, run.world) or done == feed.steps or run.stopped:
             saved = time.monotonic()
-            _save(run, stage, done, optimizer, trainable)
-        if run.stopped:
+            _save(run, stage, feed, done, optimizer, trainable)
+        if run.stopped or done == feed.steps:
+            run.saver.wait()
             return
 
 
@@ -134,10 +149,13 @@ def train_step(
     feed: Feed,
     step: int,
     batches: Sequence[Batch],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     trainable: dict[str, Any],
-) -> tuple[list[Term], float]:
-    """Forward, backward and update; (this worker's terms with their totals detached, the gradient's norm)."""
+) -> tuple[list[Term], float, dict[str, float]]:
+    """Forward, backward and update.
+
+    Returns this worker's terms with their totals detached, the gradient's norm before clipping, and each module's.
+    """
     parameters = list(trainable.values())
     done: list[Term] = []
     # The normaliser counts all workers and passes. A single pass tells its own counts; several are counted beforehand.
@@ -154,12 +172,12 @@ def train_step(
             term.total = term.total.detach()
         done += terms
     sum_gradients(parameters, run.world)
-    norm = clip_gradients(parameters, stage.clip, run.world)
+    norm, norms = clip_gradients(trainable, stage.clip, run.world)
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor(stage, step, feed.steps)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return done, norm
+    return done, norm, norms
 
 
 def _sum(counted: Sequence[Sequence[Term]], name: str) -> torch.Tensor:
@@ -191,29 +209,31 @@ def _terms(run: Run, stage: Stage, batch: Batch) -> list[Term]:
 
 @torch.no_grad()
 def _heldout(run: Run, stage: Stage, feed: Feed, done: int) -> dict[str, Any]:
-    """Teacher-forced figures on held-out samples every ``eval_every`` steps; all workers take part.
-
-    The loss that ``patience`` looks at is that of all workers; the other figures are this worker's.
-    """
+    """Teacher-forced figures on held-out samples every ``eval_every`` steps; all workers take part."""
     held = feed.heldout()
     if held is None or not stage.eval_every or (done % stage.eval_every and done != feed.steps):
         return {}
     meter = Meter()
-    for step in range(held.steps):
-        for batch in make_batches(run, held, step):
+    for batches in batches_of(run, held, range(held.steps)):
+        for batch in batches:
             meter.add(_terms(run, stage, batch), [batch])
-    sums = meter.sums.get(stage.objective, [0.0, 0.0])
-    total, count = sum_counts([torch.tensor(sums[0]), torch.tensor(sums[1])], run.world)
-    figures = {f"heldout_{key}": value for key, value in meter.row().items() if key.endswith(("_loss", "_accuracy"))}
-    return figures | {"heldout": round(total / max(count, 1.0), 5)}
+    meter = meter.merge(run.world)
+    figures = {f"heldout_{key}": value for key, value in meter.losses().items()}
+    return figures | {"heldout": round(meter.loss(stage.objective), 5)}
 
 
-def _log(run: Run, stage: Stage, feed: Feed, done: int, row: dict[str, Any]) -> None:
-    row = {"stage": stage.name, "step": done, "pictures": feed.seen(done), **row}
-    if feed.skipped:
-        row["skipped"] = len(feed.skipped)
-        path = run.out / f"skipped-{run.world.rank}.txt"
-        path.write_text("\n".join(f"{stage.name}: {text}" for text in feed.skipped) + "\n", encoding="utf-8")
+def _log(run: Run, stage: Stage, feed: Feed, done: int, meter: Meter, figures: dict[str, Any]) -> None:
+    """A row of the log, with the figures of all workers: each writes it, the first one also shows it."""
+    row = {"stage": stage.name, "step": done, "pictures": feed.seen(done)}
+    row |= meter.merge(run.world).row(run.peak) | {"memory_gib": peak_memory(run.world)} | figures
+    row["lr"] = round(factor(stage, done - 1, feed.steps), 5)
+    skipped = sum(gather(len(feed.skipped), run.world))
+    if skipped:
+        row["skipped"] = skipped
+    if feed.unusable:
+        row["unusable"] = len(feed.unusable)
+    _list(run.out / f"skipped-{run.world.rank}.txt", [f"{stage.name}: {text}" for text in feed.skipped])
+    _list(run.out / f"unusable-{stage.name}.txt", feed.unusable if run.world.main else [])
     if run.log is not None:
         run.log.write(json.dumps(row) + "\n")
         run.log.flush()
@@ -221,10 +241,17 @@ def _log(run: Run, stage: Stage, feed: Feed, done: int, row: dict[str, Any]) -> 
         run.report(stage, row, feed.steps)
 
 
-def _save(run: Run, stage: Stage, done: int, optimizer: torch.optim.Optimizer, trainable: dict[str, Any]) -> None:
-    """Workers hold the same weights and moments, so the first one saves for all."""
+def _list(path: Path, lines: list[str]) -> None:
+    """Write what was left out, where anything was."""
+    if lines:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _save(run: Run, stage: Stage, feed: Feed, done: int, optimizer: Optimizer, trainable: dict[str, Any]) -> None:
+    """Begin a checkpoint, all workers together; where the one before it failed, its error is raised."""
     run.saves += 1
     state = {"stage": stage.name, "step": done, "saves": run.saves, "workers": run.world.size}
-    tensors = training_state(run.learner), optimizer_state(optimizer, trainable)  # of slices: all workers gather
-    if run.world.main:
-        save_checkpoint(run.out / "checkpoints", *tensors, state)
+    state |= {"feed": kept} if (kept := feed.state(done)) else {}
+    tensors = training_state(run.learner) | optimizer_state(optimizer, trainable)
+    run.saver.save(run.out / "checkpoints", run.world, tensors, state)

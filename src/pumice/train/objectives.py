@@ -31,7 +31,10 @@ ALIGN_LOGIT = 16.0
 
 @dataclass
 class Term:
-    """One part of a loss: ``total`` 0-dim sum over ``count`` items; it enters as weight * total / global count."""
+    """One part of a loss: ``total`` 0-dim sum over ``count`` items; it enters as weight * total / global count.
+
+    ``sources`` has (total, right, items) of each source that a batch names.
+    """
 
     name: str
     total: Tensor
@@ -39,6 +42,7 @@ class Term:
     weight: float = 1.0
     right: int = 0
     items: int = 0
+    sources: dict[str, tuple[float, float, float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -86,11 +90,26 @@ def answer(learner: Learner, batch: Batch) -> list[Term]:
     visual = model.visual(features, batch.layouts)
     asked, embedded = select_asked(batch, model.embed(batch, visual) + unseen)
     rows, targets = supervised_rows(asked)
-    loss, right = token_loss(model.head, model.hidden(asked, embedded)[rows], targets)
-    terms = [Term("answer", loss, torch.tensor(float(targets.numel())), 1.0, right, targets.numel())]
+    losses, right = token_loss(model.head, model.hidden(asked, embedded)[rows], targets)
+    count = targets.numel()
+    term = Term("answer", losses.sum(), torch.tensor(float(count)), 1.0, int(right.sum()), count)
+    term.sources = _by_source(asked, rows, losses.detach(), right)
+    terms = [term]
     if learner.align_weight:
         terms.append(_align_term(learner, batch, visual, learner.align_weight))
     return terms + _read_beside(learner, batch, features)
+
+
+def _by_source(batch: Batch, rows: Tensor, losses: Tensor, right: Tensor) -> dict[str, tuple[float, float, float]]:
+    """{source: (sum of losses, tokens right, tokens)} of supervised rows (K,)."""
+    if not any(batch.sources):
+        return {}
+    names = sorted(set(batch.sources))
+    of_document = torch.tensor([names.index(name) for name in batch.sources], device=rows.device)
+    documents = torch.searchsorted(batch.starts[1:].to(rows), rows, right=True)
+    sums = torch.zeros(3, len(names), device=rows.device)
+    sums.index_add_(1, of_document[documents], torch.stack([losses, right.float(), torch.ones_like(losses)]))
+    return {name: tuple(column) for name, column in zip(names, sums.T.tolist(), strict=True)}  # type: ignore[misc]
 
 
 def _see(learner: Learner, batch: Batch) -> tuple[Tensor, Tensor | float]:
@@ -111,8 +130,8 @@ def select_asked(batch: Batch, embedded: Tensor) -> tuple[Batch, Tensor]:
     When no document has any, the first is kept: the loss is then an empty sum, and every worker runs the same graph.
     """
     starts = batch.starts.tolist()
-    spans = [(a, b) for a, b in pairwise(starts) if (batch.labels[a:b] != IGNORE).any()]
-    spans = spans or [(starts[0], starts[1])]
+    documents = [i for i, (a, b) in enumerate(pairwise(starts)) if (batch.labels[a:b] != IGNORE).any()] or [0]
+    spans = [(starts[i], starts[i + 1]) for i in documents]
     index = torch.cat([torch.arange(a, b, device=batch.ids.device) for a, b in spans])
     lengths = torch.tensor([0] + [b - a for a, b in spans])
     chosen = Batch(
@@ -122,6 +141,7 @@ def select_asked(batch: Batch, embedded: Tensor) -> tuple[Batch, Tensor]:
         starts=lengths.cumsum(0).to(torch.int32),
         tiles=batch.tiles,
         layouts=batch.layouts,
+        sources=tuple(batch.sources[i] for i in documents) if batch.sources else (),
     )
     return chosen, embedded[index]
 

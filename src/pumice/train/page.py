@@ -6,18 +6,20 @@ log-0.jsonl, recipe.toml ──write_page──> index.html (no scripts, nothing
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 PANELS = (
-    ("loss", ("_loss",)),
-    ("accuracy", ("_accuracy",)),
-    ("gradient norm", ("norm",)),
-    ("tokens a second and worker", ("tokens_s",)),
+    ("loss", r".*_loss"),
+    ("accuracy", r".*_accuracy"),
+    ("loss by source", r"(heldout_)?loss:.*"),
+    ("gradient norm", r"norm(:.*)?"),
+    ("tokens a second", r"tokens_s"),
 )
-"""Panels and the ends of the figures that they show."""
+"""Panels and the names of the figures that they show."""
 WIDTH, HEIGHT, LEFT, BOTTOM = 420, 220, 52, 24
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b")
 STYLE = """
@@ -68,7 +70,7 @@ def _stage(name: str, rows: list[dict[str, Any]]) -> str:
     last = rows[-1]
     shown = {key: value for key, value in last.items() if key != "stage"}
     cells = "".join(f"<tr><td>{escape(str(k))}</td><td>{escape(str(v))}</td></tr>" for k, v in shown.items())
-    panels = "".join(panel(title, rows, ends) for title, ends in PANELS)
+    panels = "".join(panel(title, rows, names) for title, names in PANELS)
     return f"<h2>{escape(name)}</h2>{panels}<details><summary>Last row</summary><table>{cells}</table></details>"
 
 
@@ -77,9 +79,9 @@ def _held_last(key: str) -> tuple[bool, str]:
     return key.startswith("heldout"), key
 
 
-def panel(title: str, rows: Sequence[dict[str, Any]], ends: Sequence[str]) -> str:
-    """Curves over steps of the figures whose names end so; held-out ones have dots. "" where there is none."""
-    keys = sorted({key for row in rows for key in row if key.endswith(tuple(ends))}, key=_held_last)
+def panel(title: str, rows: Sequence[dict[str, Any]], names: str) -> str:
+    """Curves over steps of the figures whose names match; held-out ones have dots. "" where there is none."""
+    keys = sorted({key for row in rows for key in row if re.fullmatch(names, key)}, key=_held_last)
     curves = {key: [(row["step"], float(row[key])) for row in rows if key in row] for key in keys}
     curves = {key: points for key, points in curves.items() if points}
     if not curves:

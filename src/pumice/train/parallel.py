@@ -9,11 +9,12 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,15 @@ def sum_gradients(parameters: Iterable[nn.Parameter], world: World) -> None:
         start += parameter.numel()
 
 
+def gather(value: Any, world: World) -> list[Any]:
+    """Every worker's ``value``, in order, on every worker: figures for the log, nothing large."""
+    if world.size == 1:
+        return [value]
+    found: list[Any] = [None] * world.size
+    dist.all_gather_object(found, value)
+    return found
+
+
 def any_worker(flag: bool, world: World) -> bool:
     """Whether ``flag`` holds on some worker: all of them must stop after the same step, or the others would wait."""
     if world.size == 1:
@@ -106,13 +116,3 @@ def sharded(tensor: Tensor) -> bool:
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, on every worker: they must all ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-@torch.no_grad()
-def put(target: Tensor, value: Tensor) -> None:
-    """Write a whole tensor into one that may be a slice."""
-    if isinstance(target, DTensor):
-        placed = distribute_tensor(value.to(target.device, target.dtype), target.device_mesh, target.placements)
-        target.copy_(placed)
-    else:
-        target.copy_(value)

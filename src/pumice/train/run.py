@@ -6,37 +6,55 @@ recipe.toml ──> runs/NAME/ recipe.toml · log.jsonl · checkpoints/ · delta
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pumice.config import Recipe, Stage, digest, load_recipe, resolved
+from pumice.config import ModelConfig, Recipe, Stage, load_recipe, resolved
 from pumice.data.feed import Feed, open_feed
 from pumice.encode import Processor
-from pumice.formats.own import save_model
-from pumice.model.build import auto_dtype, build_model, build_processor, load_tower
-from pumice.model.weights import pack_delta, save_delta
+from pumice.model.build import auto_dtype, build_model, build_processor
+from pumice.plan.recipe import sizes_of
 from pumice.pocket.parts import cache_dir
-from pumice.train.checkpoint import checkpoints, has_low_rank, load_training_state, read_state
+from pumice.train.checkpoint import checkpoints, has_low_rank, load_training_state, newest, read_state
 from pumice.train.dense import DenseHead
+from pumice.train.flops import batch_flops
 from pumice.train.loop import Run, run_stage
-from pumice.train.lora import add_lora, has_lora, lora_pairs
-from pumice.train.metrics import Printer
+from pumice.train.metrics import Cost, peak_flops
 from pumice.train.objectives import Learner
 from pumice.train.parallel import World, join_world, leave_world, main_first
+from pumice.train.product import check_product, write_weights
+from pumice.train.provenance import note
+from pumice.train.saver import Saver
 from pumice.train.shard import shard
-from pumice.train.start import begin_from
+from pumice.train.start import need_lora, prepare
+from pumice.train.trackers import open_trackers
+from pumice.train.view import Printer, Reports
 from pumice.types import PumiceError
 
+AGAIN_SECONDS = 5.0
+"""A signal so soon after the first is the same one: terminals and SLURM send it to torchrun and to its workers."""
 
-def main(recipe_path: str, overrides: Sequence[str], out: Path, workers: int, data: Path | None = None) -> None:
+
+def main(
+    recipe_path: str,
+    overrides: Sequence[str],
+    out: Path,
+    workers: int,
+    data: Path | None = None,
+    loaders: int | None = None,
+    track: Sequence[str] = (),
+) -> None:
     """Train a recipe into ``out``, or continue the run that is there. ``data`` is the folder of its sources.
+
+    ``loaders`` processes a worker read ahead; by default four beside a GPU, else none. ``track`` names trackers.
 
     Raises:
         PumiceError: a faulty recipe, or ``out`` holds a run of another recipe.
@@ -48,7 +66,7 @@ def main(recipe_path: str, overrides: Sequence[str], out: Path, workers: int, da
     # One thread a worker: two single-threaded workers beat one with two threads when the machine is shared.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(1, workers)))
     world = join_world()
-    train(recipe, out, world, data_root(data))
+    train(recipe, out, world, data_root(data), loaders, track)
     leave_world(world)
 
 
@@ -82,40 +100,50 @@ def make_learner(recipe: Recipe, seed: int) -> Learner:
     return Learner(model, head, build_processor(recipe.model).tokenizer)
 
 
-def train(recipe: Recipe, out: Path, world: World, data: Path = Path("data")) -> Learner:
+def train(
+    recipe: Recipe,
+    out: Path,
+    world: World,
+    data: Path = Path("data"),
+    loaders: int | None = None,
+    track: Sequence[str] = (),
+) -> Learner:
     """All stages of a recipe, from wherever ``out`` stands."""
     _claim(recipe, out, world)
     learner = make_learner(recipe, recipe.seed)
+    stages = {stage.name: stage for stage in recipe.stages}
+    found = newest(out / "checkpoints", world)
+    state = read_state(found) if found else {"stage": recipe.stages[0].name, "step": 0, "saves": 0}
+    if state["stage"] not in stages:
+        raise PumiceError(f"{found}: its stage {state['stage']!r} is not in the recipe ({', '.join(stages)})")
+    first = list(stages).index(state["stage"])
+    low_rank = found is not None and has_low_rank(found)  # also where slices were cut before the stage that trains it
+    prepare(recipe, learner, len(recipe.stages) - 1 if low_rank else first, world.device)
+    if found:
+        load_training_state(found, learner)
+    if world.main:
+        check_product(recipe, learner)
     learner.model.to(world.device)
     learner.head.to(world.device)
-    stages = {stage.name: stage for stage in recipe.stages}
-    found = checkpoints(out / "checkpoints")
-    state = read_state(found[-1]) if found else {"stage": recipe.stages[0].name, "step": 0, "saves": 0}
-    if state["stage"] not in stages:
-        raise PumiceError(f"{found[-1]}: its stage {state['stage']!r} is not in the recipe ({', '.join(stages)})")
-    first = list(stages).index(state["stage"])
-    if found:
-        # A run that began from a delta has low-rank matrices before the stage that trains them.
-        _need_lora(recipe, learner, len(recipe.stages) - 1 if has_low_rank(found[-1]) else first)
-        load_training_state(found[-1], learner)
-    elif recipe.start != "parts":
-        _need_lora(recipe, learner, len(recipe.stages) - 1)
-        begin_from(recipe.start, learner, recipe.start_modules)
     processor, dtype = build_processor(recipe.model), precision(recipe, world.device)
     if recipe.parallel == "shard" and world.size > 1:
         if any(stage.patience for stage in recipe.stages):
             raise PumiceError("patience keeps the best weights; parallel = shard can't write them between steps")
         for position in range(len(recipe.stages)):
-            _need_lora(recipe, learner, position)  # slices are cut once: what trains low-rank must be there
+            need_lora(recipe, learner, position)  # slices are cut once: what trains low-rank must be there
         shard(learner, world, dtype)
-    run = Run(learner, processor, recipe.seed, out, world, Printer(out), dtype, saves=state["saves"])
+    reports = Reports(Printer(out), open_trackers(track, out, resolved(recipe)) if world.main else [])
+    run = Run(learner, processor, recipe.seed, out, world, reports, dtype, saves=state["saves"], tick=reports.step)
+    run.loaders = (4 if world.device.type == "cuda" else 0) if loaders is None else loaders
+    run.peak, run.cost = peak_flops(world), cost_of(recipe)
+    run.saver = Saver(recipe.keep_checkpoints, recipe.save_checkpoints == "background")
     _stop_on_signals(run)
     view_cost = learner.model.tower.side**2 * _size(learner.model.tower) / _size(learner.model.lm)
-    with (out / f"log-{world.rank}.jsonl").open("a") as log:
+    with (out / f"log-{world.rank}.jsonl").open("a") as log, closing(reports):
         run.log = log
         for position, stage in enumerate(recipe.stages[first:], first):
             begin = state["step"] if position == first else 0
-            _need_lora(recipe, learner, position)
+            need_lora(recipe, learner, position)
             feed = open_stage(recipe, stage, processor, data, world, view_cost)
 
             def keep(position: int = position) -> None:
@@ -124,13 +152,25 @@ def train(recipe: Recipe, out: Path, world: World, data: Path = Path("data")) ->
                     write_weights(recipe, position, made, processor, out)
 
             run.keep = keep
+            feed.restore(begin, state.get("feed", {}) if begin else {})
             if begin < feed.steps:
-                run_stage(run, stage, feed, begin, found[-1] if found and begin else None)
+                run_stage(run, stage, feed, begin, found if begin else None)
             if run.stopped:
                 return learner
             if not stage.patience:
                 keep()
     return learner
+
+
+def cost_of(recipe: Recipe) -> Cost:
+    """FLOPs of a batch of a stage; 0 where the sizes of the recipe's parts aren't known."""
+    try:
+        sizes = sizes_of(recipe, recipe.name)
+    except PumiceError:
+        return lambda stage, batch: 0.0
+    layers = recipe.model.tower.layers if isinstance(recipe.model, ModelConfig) else ()
+    first = layers[0] if layers else 0
+    return lambda stage, batch: batch_flops(sizes, stage, batch, first)
 
 
 def _size(module: torch.nn.Module) -> int:
@@ -166,41 +206,12 @@ def precision(recipe: Recipe, device: torch.device) -> torch.dtype:
     return named.get(recipe.precision) or auto_dtype(device)
 
 
-def _need_lora(recipe: Recipe, learner: Learner, position: int) -> None:
-    """Insert the low-rank matrices when a stage up to ``position`` asks for them; they stay for later stages."""
-    configs = [stage.lora for stage in recipe.stages[: position + 1] if stage.lora is not None]
-    if configs and not has_lora(learner.model.lm):
-        add_lora(learner.model.lm, configs[-1], recipe.seed)
-
-
 def _gathered(recipe: Recipe, out: Path) -> Learner:
     """The learner with whole weights, from the checkpoint that a stage ends with."""
     learner = make_learner(recipe, recipe.seed)
-    _need_lora(recipe, learner, len(recipe.stages) - 1)
+    prepare(recipe, learner, len(recipe.stages) - 1, torch.device("cpu"))
     load_training_state(checkpoints(out / "checkpoints")[-1], learner)
     return learner
-
-
-def write_weights(recipe: Recipe, position: int, learner: Learner, processor: Processor, out: Path) -> None:
-    """What stage ``position`` made, as `pumice.load` takes it: a delta, or where the whole language model trains a
-    whole model.
-    """
-    stages = recipe.stages[: position + 1]
-    if any(stage.lr.get("lm") and stage.lora is None for stage in stages):
-        scratch = out / "model.new"
-        shutil.rmtree(scratch, ignore_errors=True)
-        save_model(learner.model, processor, scratch)
-        shutil.rmtree(out / "model", ignore_errors=True)
-        scratch.rename(out / "model")
-        (out / "delta.safetensors").unlink(missing_ok=True)  # of an earlier stage
-    else:
-        export_delta(recipe, learner, out / "delta.safetensors", stages[-1].name)
-
-
-def export_delta(recipe: Recipe, learner: Learner, path: Path, note: str) -> None:
-    """Write what was trained as a small file that `pumice.load` takes."""
-    packed = pack_delta(learner.model, load_tower(recipe.model.tower), lora_pairs(learner.model.lm), learner.head)
-    save_delta(packed, path, {"recipe": recipe.name, "digest": digest(recipe), "stage": note})
 
 
 def _claim(recipe: Recipe, out: Path, world: World) -> None:
@@ -214,16 +225,17 @@ def _claim(recipe: Recipe, out: Path, world: World) -> None:
         if before.model != recipe.model or before.seed != recipe.seed:
             raise PumiceError(f"{out} holds a run of another model or seed (see {path}); choose another --out")
     path.write_text(resolved(recipe))
+    note(out, recipe, world.size)
 
 
 def _stop_on_signals(run: Run) -> None:
-    """SIGTERM and Ctrl-C end the run after the current step, with a checkpoint."""
-    asked: list[int] = []
+    """SIGTERM and Ctrl-C end the run after the current step, with a checkpoint; once more later, at once."""
+    asked: list[float] = []
 
-    def ask(number: int, _: Any) -> None:
-        if asked:
+    def ask(*_: Any) -> None:
+        asked.append(time.monotonic())
+        if asked[-1] - asked[0] > AGAIN_SECONDS:
             raise KeyboardInterrupt
-        asked.append(number)
 
     signal.signal(signal.SIGTERM, ask)
     signal.signal(signal.SIGINT, ask)

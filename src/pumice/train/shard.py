@@ -9,11 +9,11 @@ are taken over workers, because the loop's normaliser is global already.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -41,19 +41,28 @@ def shard(learner: Learner, world: World, dtype: torch.dtype) -> None:
     learner.sharded = True
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, world: World) -> float:
-    """Scale the gradients so that their norm over all workers' slices is at most ``limit``; the norm before."""
-    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    local = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads]
-    squares = torch.zeros(2, dtype=torch.float64, device=world.device)  # of slices, of what every worker has whole
-    for grad, mine in zip(grads, local, strict=True):
-        squares[0 if isinstance(grad, DTensor) else 1] += mine.detach().double().square().sum()
-    if world.size > 1 and any(isinstance(grad, DTensor) for grad in grads):
-        slices = squares[:1].clone()
+def clip_gradients(trainable: Mapping[str, nn.Parameter], limit: float, world: World) -> tuple[float, dict[str, float]]:
+    """Scale the gradients so that their norm over all workers' slices is at most ``limit``.
+
+    Returns the norm before, and that of each module (the first part of the parameters' names).
+    """
+    grads = {name: parameter.grad for name, parameter in trainable.items() if parameter.grad is not None}
+    local = {name: grad.to_local() if isinstance(grad, DTensor) else grad for name, grad in grads.items()}
+    modules = sorted({name.partition(".")[0] for name in grads})
+    squares = torch.zeros(2, len(modules), dtype=torch.float64, device=world.device)  # of slices; of whole ones
+    parts: dict[tuple[int, int], list[Tensor]] = {}
+    for name, grad in grads.items():
+        place = int(not isinstance(grad, DTensor)), modules.index(name.partition(".")[0])
+        parts.setdefault(place, []).append(local[name].detach())
+    for place, tensors in parts.items():
+        squares[place] = nn.utils.get_total_norm(tensors).double().square()
+    if world.size > 1 and any(isinstance(grad, DTensor) for grad in grads.values()):
+        slices = squares[0].clone()
         dist.all_reduce(slices)
-        squares[:1] = slices
-    norm = float(squares.sum().sqrt())
+        squares[0] = slices
+    sums = squares.sum(0)
+    norm = float(sums.sum().sqrt())
     if norm > limit:
-        for mine in local:
+        for mine in local.values():
             mine.mul_(limit / (norm + 1e-6))
-    return norm
+    return norm, dict(zip(modules, sums.sqrt().tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Weights that a run begins from, beside its pretrained parts.
+"""What a run begins from, beside its pretrained parts: other weights, and the low-rank matrices that it trains.
 
 "pocket" | a run's delta.safetensors | a checkpoint's folder, or its name on a hub ──begin_from──> Learner
 """
@@ -11,15 +11,40 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pumice.config import MODULES
+from pumice.config import MODULES, CheckpointConfig, Recipe
 from pumice.formats.opening import own_names
 from pumice.formats.shards import read_folder
 from pumice.model.build import locate
 from pumice.model.weights import HEAD, apply_tensors, read_delta
 from pumice.pocket.parts import WEIGHTS
-from pumice.train.lora import has_lora, set_lora_pairs
+from pumice.train.lowrank import add_lora, has_lora, reset_lengths, set_lora_pairs
 from pumice.train.objectives import Learner
 from pumice.types import PumiceError
+
+
+def prepare(recipe: Recipe, learner: Learner, position: int, device: torch.device) -> None:
+    """Bring a new learner to where the stage at ``position`` begins: start weights, low-rank matrices up to it.
+
+    Where the run begins from trained weights, the matrices of all stages are there from the first on.
+
+    Raises:
+        PumiceError: as `begin_from` and `add_lora`.
+    """
+    begun = begun_from(recipe)
+    if begun and recipe.start != "parts":
+        begin_from(recipe.start, learner, recipe.start_modules)  # before matrices: weights in 4 bits aren't written to
+    need_lora(recipe, learner, len(recipe.stages) - 1 if begun or recipe.start != "parts" else position, device)
+    if not begun and recipe.start != "parts":
+        begin_from(recipe.start, learner, recipe.start_modules)  # after: a delta has matrices itself
+
+
+def need_lora(recipe: Recipe, learner: Learner, position: int, device: torch.device | None = None) -> None:
+    """Insert the low-rank matrices that a stage up to ``position`` asks for; they stay for later stages."""
+    backbones = {"lm": learner.model.lm, "tower": learner.model.tower.model}  # peft looks into models of transformers
+    for stage in recipe.stages[: position + 1]:
+        for name, config in stage.low_rank.items():
+            if not has_lora(backbones[name]):
+                add_lora(backbones[name], config, recipe.seed, device)
 
 
 def begin_from(start: str, learner: Learner, modules: Sequence[str] = MODULES) -> None:
@@ -28,11 +53,24 @@ def begin_from(start: str, learner: Learner, modules: Sequence[str] = MODULES) -
     Raises:
         PumiceError: no such weights, or they don't fit the recipe's model.
     """
-    path = WEIGHTS if start == "pocket" else Path(start).expanduser()
-    if path.is_file():
+    path = delta_file(start)
+    if path is not None:
         start_from(path, learner, modules)
     else:
         start_from_checkpoint(locate(start), learner, modules)
+
+
+def delta_file(start: str) -> Path | None:
+    """The delta that a recipe's ``start`` names; None where it names parts or a checkpoint."""
+    path = WEIGHTS if start == "pocket" else Path(start).expanduser()
+    return path if path.is_file() else None
+
+
+def begun_from(recipe: Recipe) -> str | None:
+    """The checkpoint whose weights a recipe's run begins with, as the recipe names it; None for parts and deltas."""
+    if isinstance(recipe.model, CheckpointConfig):
+        return recipe.model.checkpoint
+    return None if recipe.start == "parts" or delta_file(recipe.start) else recipe.start
 
 
 def start_from(path: Path, learner: Learner, modules: Sequence[str] = MODULES) -> None:
@@ -47,6 +85,7 @@ def start_from(path: Path, learner: Learner, modules: Sequence[str] = MODULES) -
     low_rank = {name: value for name, value in tensors.items() if name.startswith("lm.") and has_lora(learner.model.lm)}
     rest = {name: value for name, value in tensors.items() if not name.startswith(HEAD) and name not in low_rank}
     apply_tensors(learner.model, rest)
+    reset_lengths(learner.model.tower)
     if head:
         learner.head.load_state_dict(learner.head.state_dict() | head)
     if low_rank:

@@ -1,0 +1,106 @@
+"""A worker's share of every step, read and packed ahead of the step that needs it.
+
+Feed ──step_batches──> [Batch] of one step            in this process, or
+steps ──`loaders` processes, in order──> Step, Step, … while the model computes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pumice.data.batch import pack
+from pumice.data.feed import Feed
+from pumice.types import IGNORE, Batch, PumiceError
+
+AHEAD = 2
+"""Steps that each loader has ready."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A worker's share of a step, a batch a forward pass; ``skipped`` says what couldn't be decoded."""
+
+    batches: list[Batch]
+    skipped: list[str]
+
+
+def step_batches(feed: Feed, step: int, rank: int, size: int, even: bool = False) -> list[Batch]:
+    """A worker's share of a step, a batch a forward pass.
+
+    With ``even`` all workers get the same number of them: those with fewer make them up with samples without loss.
+    """
+    read = [feed.read(numbers) for numbers in feed.packs(step, rank, size)]
+    batches = [pack(documents) for documents in read if documents]
+    if even:
+        most = max(len(feed.packs(step, other, size)) for other in range(size))
+        if len(batches) < most:
+            numbers = (packs[0][:1] for r in range(size) if (packs := feed.packs(step, r, size)))
+            spare = batches[0] if batches else pack(feed.read(next(numbers)))
+            idle = replace(spare, labels=torch.full_like(spare.labels, IGNORE), glyphs=((),) * len(spare.layouts))
+            batches += [idle] * (most - len(batches))
+    return batches
+
+
+class _Steps(Dataset[Step]):
+    def __init__(self, feed: Feed, rank: int, size: int, even: bool) -> None:
+        self.feed, self.rank, self.size, self.even = feed, rank, size, even
+
+    def __getitem__(self, step: int) -> Step:
+        before = len(self.feed.skipped)
+        batches = step_batches(self.feed, step, self.rank, self.size, self.even)
+        return Step(batches, self.feed.skipped[before:])
+
+
+def steps_of(
+    feed: Feed, steps: Sequence[int], rank: int, size: int, even: bool = False, loaders: int = 0
+) -> Iterator[list[Batch]]:
+    """The worker's batches of each of ``steps`` in order, the same with any number of ``loaders``.
+
+    What couldn't be decoded is added to ``feed.skipped`` when its step is given out.
+
+    Raises:
+        PumiceError: a loader died (out of memory, or killed).
+    """
+    source = _Steps(feed, rank, size, even)
+    if not loaders:
+        for step in steps:
+            yield step_batches(feed, step, rank, size, even)
+        return
+    # Forked, because a feed holds what spawning would copy (plans of millions of rows).
+    loader = DataLoader(
+        source,
+        sampler=steps,
+        batch_size=None,
+        num_workers=loaders,
+        prefetch_factor=AHEAD,
+        collate_fn=_as_it_is,
+        worker_init_fn=_begin,
+        multiprocessing_context="fork",
+    )
+    try:
+        for step in loader:
+            feed.skipped.extend(step.skipped)
+            yield step.batches
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error):
+            raise
+        raise PumiceError(
+            f"a loader process died ({' '.join(str(error).split())[:160]}): out of memory? try fewer with --loaders"
+        ) from None
+
+
+def _as_it_is(step: Any) -> Any:
+    return step
+
+
+def _begin(_: int) -> None:
+    """fsspec's own thread doesn't survive a fork; a file system that was open begins anew."""
+    import sys
+
+    if "fsspec.asyn" in sys.modules:
+        sys.modules["fsspec.asyn"].reset_lock()
