@@ -19,12 +19,13 @@ from pumice.data.feed import RenderedFeed
 from pumice.model.build import build_processor
 from pumice.model.weights import apply_delta
 from pumice.train.checkpoint import checkpoints, load_training_state
-from pumice.train.loop import Run, make_batches
-from pumice.train.lora import add_lora
+from pumice.train.loop import Run, batches_of
+from pumice.train.lowrank import add_lora
 from pumice.train.metrics import Meter
 from pumice.train.objectives import answer
 from pumice.train.parallel import World
-from pumice.train.run import export_delta, make_learner
+from pumice.train.product import export_delta
+from pumice.train.run import make_learner
 
 
 def main() -> None:
@@ -52,8 +53,8 @@ def main() -> None:
         run = Run(learner, processor, recipe.seed, options.run, World(), lambda *_: None)
         meter = Meter()
         with torch.inference_mode():
-            for step in range(options.pages // stage.batch):
-                for batch in make_batches(run, feed, step):
+            for batches in batches_of(run, feed, range(options.pages // stage.batch)):
+                for batch in batches:
                     meter.add(answer(learner, batch), [batch])
         row = meter.row()
         print(f"{name}: answer loss {row['answer_loss']}, next-token accuracy {row['answer_accuracy']}")
