@@ -231,6 +231,20 @@ def test_the_command_tunes_a_checkpoint_goes_on_and_scores_it(data, checkpoint, 
     assert not torch.allclose(before.logits(messages), after.logits(messages), atol=1e-2)
 
 
+def test_too_few_samples_to_hold_any_out_are_found_before_training(data, checkpoint, tmp_path, capsys):
+    from pumice import cli
+
+    few = write(data.parent / "few.json", [{"image": "a.png", "conversations": said("<image>\nWhat?", "yes")}] * 3)
+    given = ["train", "--from", str(checkpoint), "--data", str(few), "--out", str(tmp_path / "run"), "precision=fp32"]
+    assert cli.main([*given, "stages.finetune.heldout=0.0001"]) == 2
+    assert "nothing is held out of " in capsys.readouterr().err
+    assert not (tmp_path / "run" / "log-0.jsonl").exists()
+    settings = ("heldout=0", "patience=0", "steps=1", "warmup=1")
+    assert cli.main([*given, *[f"stages.finetune.{setting}" for setting in settings]]) == 0
+    assert "ask it: pumice ask" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "scores.json").exists()
+
+
 def test_an_adapter_is_made_whole_before_it_is_tuned_further(data, checkpoint, tmp_path):
     found = load_recipe(write_recipe(str(checkpoint), data, tmp_path / "run"), [*QUICK, 'precision="fp32"'])
     running.train(found, tmp_path / "run", World())

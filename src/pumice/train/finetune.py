@@ -187,12 +187,13 @@ def form_of(data: Path) -> Literal["parquet", "captions", "llava", "messages"]:
 
 
 def score(assistant: Any, feed: PlannedFeed, most: int = ASKED) -> Scores:
-    """Ask the held-out samples' questions, each with the true conversation before it, and compare."""
-    held = feed.heldout()
-    if not isinstance(held, PlannedFeed):
-        raise PumiceError("nothing is held out; the data has too few samples that differ")
+    """Ask the held-out samples' questions, each with the true conversation before it, and compare.
+
+    Raises:
+        PumiceError: nothing is held out.
+    """
     exact, errors, asked = 0, 0.0, 0
-    for sample, truth in _questions(held):
+    for sample, truth in _questions(held_out(feed)):
         if asked == most:
             break
         answer = assistant.answer(sample).text
@@ -200,6 +201,19 @@ def score(assistant: Any, feed: PlannedFeed, most: int = ASKED) -> Scores:
         errors += min(1.0, character_error_rate(answer, truth))
         asked += 1
     return Scores(asked, exact / max(1, asked), errors / max(1, asked))
+
+
+def held_out(feed: PlannedFeed) -> PlannedFeed:
+    """The samples that a feed holds out.
+
+    Raises:
+        PumiceError: there are none.
+    """
+    held = feed.heldout()
+    if not isinstance(held, PlannedFeed):
+        advice = f"raise stages.{STAGE}.heldout, or set it and patience to 0 to train on all of them without scores"
+        raise PumiceError(f"nothing is held out of {len(feed.plan.row)} samples, duplicates counted; {advice}")
+    return held
 
 
 def _questions(held: PlannedFeed) -> Any:
@@ -238,30 +252,48 @@ def main(
     from pumice.train import run
 
     path = write_recipe(model, data, out)
+    recipe = load_recipe(path, list(overrides))
+    main_worker = os.environ.get("RANK", "0") == "0"
+    if main_worker and recipe.stages[0].heldout:
+        held_out(open_data(recipe))  # said before hours of training, not after
     starts_others = workers > 1 and "WORLD_SIZE" not in os.environ
     run.main(str(path), overrides, out, workers, None, loaders, track)
-    if not starts_others and os.environ.get("RANK", "0") == "0":  # else the first worker has done what follows
-        compare(load_recipe(path, list(overrides)), model, out)
+    if main_worker and not starts_others:  # else the first of the others has done what follows
+        compare(recipe, model, out)
 
 
-def compare(recipe: Recipe, model: str, out: Path) -> None:
-    """Score both models of a run that is done; of one that was stopped, say how it goes on.
+def open_data(recipe: Recipe) -> PlannedFeed:
+    """The samples of a fine-tuning recipe.
 
     Raises:
-        PumiceError: nothing is held out, or a model can't be opened.
+        PumiceError: they can't be indexed, or the recipe streams them.
     """
-    import pumice
     from pumice.model.build import build_processor
     from pumice.train import run
-    from pumice.train.checkpoint import checkpoints, read_state
     from pumice.train.parallel import World
 
     feed = run.open_stage(recipe, recipe.stages[0], build_processor(recipe.model), run.data_root(None), World())
     if not isinstance(feed, PlannedFeed):
-        raise PumiceError(f"{out}: not a run over data on disk")
+        raise PumiceError(f"{recipe.name}: held-out samples are found by an index: leave stream out")
+    return feed
+
+
+def compare(recipe: Recipe, model: str, out: Path) -> None:
+    """Score both models of a run that is done, if it holds anything out; of one that was stopped, say how it goes on.
+
+    Raises:
+        PumiceError: a model can't be opened.
+    """
+    import pumice
+    from pumice.train.checkpoint import checkpoints, read_state
+
+    feed = open_data(recipe)
     done = read_state(checkpoints(out / "checkpoints")[-1])["step"]
     if done < feed.steps:
         print(f"stopped after step {done} of {feed.steps}; the same command goes on")
+        return
+    if not recipe.stages[0].heldout:
+        print(f"ask it: pumice ask --model {out} PICTURE QUESTION")
         return
     config = recipe.model
     if isinstance(config, CheckpointConfig):
