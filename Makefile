@@ -25,7 +25,7 @@ test: setup $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile
 
 clean:
 	rm -rf $(VENV) build demo/out .pytest_cache .ruff_cache

@@ -108,6 +108,16 @@ def made(data, tmp_path, tokenizer, processor):
     return make
 
 
+def test_moving_the_data_changes_nothing_of_what_is_held_out(data, processor, tmp_path):
+    moved = tmp_path / "elsewhere" / "again"
+    shutil.copytree(data.parent, moved)
+    found = []
+    for place in (data.parent, moved):
+        source = open_source("mine", DataConfig("llava", data.name), place)
+        found.append(split(build_index(source, "mine", processor, tmp_path / "cache"), 0.2)[1].usable.tolist())
+    assert found[0] == found[1]
+
+
 def test_training_ends_when_the_held_out_loss_no_longer_falls(made):
     run, feed, rows = made(batch=10, eval_every=2, patience=2, warmup=1, schedule="wsd", lr={"lm": 0.3})
     kept: list[float] = []

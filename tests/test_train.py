@@ -120,6 +120,23 @@ def test_resumed_equals_uninterrupted_bit_for_bit(run, lora, more):
         assert torch.equal(a, b), name
 
 
+def test_a_language_model_that_trained_stays_in_checkpoints_when_a_later_stage_freezes_it(run):
+    made = run("whole")
+    train_stage(made, stage(steps=2))
+    frozen = stage("align", name="then", steps=2, lr={"connector": 1e-3})
+    train_stage(made, frozen)
+    newest = checkpoints.checkpoints(made.out / "checkpoints")[-1]
+    other = run("other")
+    checkpoints.load_training_state(newest, other.learner)
+    for (name, a), (_, b) in zip(
+        made.learner.model.state_dict().items(), other.learner.model.state_dict().items(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    train_stage(other, dataclasses.replace(frozen, steps=3), 2, newest)  # and in those of who goes on
+    newest = checkpoints.checkpoints(other.out / "checkpoints")[-1]
+    assert any(name.startswith("lm.") for name in checkpoints.shapes(newest))
+
+
 def test_bf16_products_leave_weights_and_moments_in_fp32(run):
     losses = {}
     for dtype in (torch.float32, torch.bfloat16):

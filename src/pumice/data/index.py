@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from pumice.types import Media, PumiceError, Sample
 
 PART = 2048
 """Rows of a part: about a second of work."""
-VERSION = 1
+VERSION = 2
 COLUMNS = {"row": "i8", "tokens": "i4", "views": "i4", "media": "i4", "supervised": "i4", "content": "u8"}
 MARKERS = ("<image>", "<video>")
 
@@ -37,7 +37,9 @@ Problem = str
 
 
 class Row(NamedTuple):
-    """What is known of one sample. ``content`` is a hash of its text and media names: equal ones are duplicates."""
+    """What is known of one sample. ``content`` is a hash of its text and of its media's names and sizes, wherever they lie:
+    equal ones are duplicates.
+    """
 
     row: int
     tokens: int = 0
@@ -120,7 +122,7 @@ def _content(sample: Sample) -> int:
     digest = hashlib.blake2b(digest_size=8)
     for turn in sample.turns:
         for part in turn.content:
-            named = f"{part.name} {part.size}" if isinstance(part, Media) else part
+            named = f"{PurePath(part.name).name} {part.size}" if isinstance(part, Media) else part
             if isinstance(part, Media) and isinstance(part.reference, bytes):
                 digest.update(part.reference)
             digest.update(f"{turn.role}\0{named}\0".encode(errors="replace"))

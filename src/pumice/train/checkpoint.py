@@ -46,7 +46,7 @@ def training_state(learner: Learner) -> dict[str, Tensor]:
     low_rank = any(".lora_A." in name for name, _ in learner.model.lm.named_parameters())
     tied = learner.model.lm.config.tie_word_embeddings
     for name, value in learner.model.state_dict().items():
-        if name.startswith("lm.") and (".lora_" not in name if low_rank else not lm_trained(learner)):
+        if name.startswith("lm.") and (".lora_" not in name if low_rank else "lm" not in learner.trained):
             continue
         if name == "lm.lm_head.weight" and tied:  # the same memory as the embedding, which safetensors refuses
             continue
@@ -61,11 +61,6 @@ def optimizer_state(optimizer: Optimizer, names: dict[str, nn.Parameter]) -> dic
         for name, parameter in names.items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
-
-
-def lm_trained(learner: Learner) -> bool:
-    """Whether the language model's own weights train (no low-rank update in between)."""
-    return any(parameter.requires_grad for parameter in learner.model.lm.parameters())
 
 
 def write_whole(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any], keep: int) -> None:
@@ -205,6 +200,7 @@ def load_training_state(checkpoint: Path, learner: Learner) -> None:
             f"{checkpoint}: doesn't fit this recipe's model: {', '.join(wrong[:8])} ({len(wrong)} tensors)"
         )
     _read(checkpoint, {name: targets[name] for name in stored})
+    learner.trained |= {name.partition(".")[0] for name in stored}
 
 
 def load_optimizer(checkpoint: Path, optimizer: Optimizer, names: dict[str, nn.Parameter]) -> None:

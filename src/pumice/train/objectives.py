@@ -47,7 +47,10 @@ class Term:
 
 @dataclass
 class Learner:
-    """Everything that trains: the model, the reading head (training only) and the tokenizer for alignment."""
+    """Everything that trains: the model, the reading head (training only) and the tokenizer for alignment.
+
+    ``trained`` are the modules that some stage has changed.
+    """
 
     model: AssistantModel
     head: DenseHead
@@ -55,6 +58,7 @@ class Learner:
     dense_weight: float = 0.0
     align_weight: float = 0.0
     sharded: bool = False
+    trained: set[str] = field(default_factory=set)
     cache: dict[str, list[int]] = field(default_factory=dict)
 
     def words(self, word: str) -> list[int]:

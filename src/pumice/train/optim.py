@@ -43,6 +43,7 @@ def freeze(learner: Learner, stage: Stage) -> dict[str, nn.Parameter]:
     for name, module in modules_of(learner).items():
         on = stage.lr.get(name, 0.0) > 0
         low_rank = isinstance(module, nn.Module) and has_lora(module)
+        learner.trained |= {name} if on else set()
         items = module.named_parameters() if isinstance(module, nn.Module) else [("", module)]
         for path, parameter in items:
             wanted = on and (".lora_" in path or not low_rank) and "mask_token" not in path
