@@ -37,8 +37,8 @@ Problem = str
 
 
 class Row(NamedTuple):
-    """What is known of one sample. ``content`` is a hash of its text and of its media's names and sizes, wherever they lie:
-    equal ones are duplicates.
+    """What is known of one sample. ``content`` is a hash of its text and of its media's names and sizes, wherever they
+    lie: equal ones are duplicates.
     """
 
     row: int
