@@ -216,9 +216,9 @@ def _gathered(recipe: Recipe, out: Path) -> Learner:
 
 def _claim(recipe: Recipe, out: Path, world: World) -> None:
     """Write the resolved recipe into a new run folder, or refuse a folder that belongs to another model."""
+    out.mkdir(parents=True, exist_ok=True)  # on every node: each worker has a log there
     if not world.main:
         return
-    out.mkdir(parents=True, exist_ok=True)
     path = out / "recipe.toml"
     if path.exists():
         before = load_recipe(path)
