@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hf_models import make_model, make_tokenizer, save_folder
 from PIL import Image
 
 from pumice.encode import Processor
@@ -114,3 +118,16 @@ def conversation(seed: int, size: tuple[int, int] | None, question: str, answer:
     if answer is not None:
         turns.append(Turn("assistant", (answer,)))
     return Sample(tuple(turns), id=f"noise-{seed}")
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory) -> Callable[[str], Path]:
+    """Folder of a tiny random model of a llava-hf family, made once a file of tests."""
+
+    @cache
+    def made(family: str) -> Path:
+        folder, tokenizer = tmp_path_factory.mktemp(family), make_tokenizer()
+        save_folder(folder, family, tokenizer, make_model(family, tokenizer))
+        return folder
+
+    return made

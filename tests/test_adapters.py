@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,19 +46,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "embedding and head": ("next", {"target_modules": [*ATTENTION, "embed_tokens", "lm_head"]}),
     "one layer": ("next", {"target_modules": ATTENTION, "layers_to_transform": [1]}),
 }
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory) -> Callable[[str], Path]:
-    """Folder of a family's model, made once."""
-
-    @cache
-    def made(family: str) -> Path:
-        folder, tokenizer = tmp_path_factory.mktemp(family), make_tokenizer()
-        save_folder(folder, family, tokenizer, make_model(family, tokenizer))
-        return folder
-
-    return made
 
 
 def adapt(family: str, tied: bool = False, **settings: Any) -> Any:

@@ -6,16 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import tiny_model
-from hf_models import make_model, make_tokenizer, save_folder
+from hf_models import make_model, make_tokenizer
 from PIL import Image
 from safetensors.torch import load_file
 from test_adapters import close, conversation, reference
@@ -48,19 +46,6 @@ LORA, DORA = "lora={rank = 4, alpha = 6}", 'lora={rank = 4, alpha = 6, kind = "d
 TOWER_LORA, TOWER_DORA = "tower_lora={rank = 2, alpha = 3}", 'tower_lora={rank = 2, alpha = 3, kind = "dora"}'
 NO_TOWER, ONLY_TOWER = "lr.tower=0", "lr.lm=0"
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory) -> Callable[[str], Path]:
-    """Folder of a family's model, made once."""
-
-    @cache
-    def made(family: str) -> Path:
-        folder, tokenizer = tmp_path_factory.mktemp(family), make_tokenizer()
-        save_folder(folder, family, tokenizer, make_model(family, tokenizer))
-        return folder
-
-    return made
 
 
 @pytest.fixture(scope="module")

@@ -64,3 +64,23 @@ def test_the_printer_writes_the_page_at_the_end(tmp_path, capsys):
         printer(stage, {**row(step, 4.0 - step), "pictures_s": 1.0, "tokens_s": 2.0}, 2)
     assert "answer_loss 2<" in (tmp_path / "index.html").read_text()
     assert capsys.readouterr().out.splitlines()[1].startswith("s<1> 2/2  answer_loss 2.0")
+
+
+def test_on_a_terminal_a_bar_moves_under_the_lines(capsys):
+    stage = Stage("s", "answer", {"lm": 1.0}, {"lines": 1.0}, steps=4, batch=1)
+    printer = Printer(live=True)
+    for done in (1, 2):
+        printer.step(stage, done, 4)
+    assert printer.bar is not None
+    (task,) = printer.bar.tasks
+    assert (task.description, task.completed, task.total) == ("s", 2, 4)
+    printer(
+        stage, {"step": 2, "answer_loss": 1.5, "step_s": 90_000.0, "wait": 0.25, "pictures_s": 1.0, "tokens_s": 2.0}, 4
+    )
+    printer.close()
+    assert (
+        "s 2/4  answer_loss 1.5  1.0 pictures/s  2.0 tokens/s  data 25%  left 2 d 02:00:00" in capsys.readouterr().out
+    )
+    quiet = Printer(live=False)
+    quiet.step(stage, 1, 4)
+    assert quiet.bar is None

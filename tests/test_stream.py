@@ -104,6 +104,13 @@ def test_a_stream_of_other_sources_isnt_gone_on_with(streamed):
         streamed().restore(2, state)
 
 
+def test_a_stream_of_rendered_pictures_alone_is_refused():
+    from pumice.config import load_recipe
+
+    with pytest.raises(PumiceError, match=r"stages.read.stream: all of its data are rendered"):
+        load_recipe(Path(__file__).parents[1] / "recipes" / "tiny.toml", ["stages.read.stream=8"])
+
+
 def test_loaders_find_the_same_stream(streamed):
     from pumice.data.loading import steps_of
 

@@ -120,6 +120,8 @@ class RecipeReader(toml.Reader):
             raise self.error((*key, "steps"), f"missing; {drawn[0]} is rendered without end")
         if drawn and len(drawn) < len(stage.data) and stage.batch == 1:
             raise self.error((*key, "batch"), "1; rendered kinds and sources in one stage need one sample of each")
+        if stage.stream and len(drawn) == len(stage.data):
+            raise self.error((*key, "stream"), "all of its data are rendered, and have no index; leave stream out")
         if stage.stream and (not stage.steps or stage.heldout):
             raise self.error((*key, "stream"), "a stream needs steps, and has no heldout: its end isn't known before")
         if (stage.batch > 0) == (stage.batch_tokens > 0) or (drawn and not stage.batch):

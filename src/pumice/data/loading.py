@@ -6,6 +6,7 @@ steps ──`loaders` processes, in order──> Step, Step, … while the model
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -100,7 +101,5 @@ def _as_it_is(step: Any) -> Any:
 
 def _begin(_: int) -> None:
     """fsspec's own thread doesn't survive a fork; a file system that was open begins anew."""
-    import sys
-
     if "fsspec.asyn" in sys.modules:
         sys.modules["fsspec.asyn"].reset_lock()

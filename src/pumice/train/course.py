@@ -26,7 +26,7 @@ from pumice.plan.costs import connector_parameters, lm_parameters
 from pumice.plan.costs import tower_parameters as count_tower
 from pumice.plan.devices import Device
 from pumice.train.flops import training_flops
-from pumice.train.provenance import Difference, differences, rows
+from pumice.train.provenance import Difference, differences
 
 
 def state_bytes(stage: Stage) -> int:
@@ -148,8 +148,13 @@ def print_course(
 ) -> None:
     """The courses, and what the recipe changes of its base, as a table for a person, or as JSON."""
     if as_json:
-        stages = [asdict(one) for one in found]
-        print(json.dumps({"recipe": recipe.name, "stages": stages, "base": base, "changed": rows(changed)}, indent=1))
+        stages, differing = [asdict(one) for one in found], [asdict(one) for one in changed]
+        print(
+            json.dumps(
+                {"recipe": recipe.name, "stages": stages, "base": base, "changed": differing},
+                indent=1,
+            )
+        )
         return
     from rich.console import Console
     from rich.table import Table

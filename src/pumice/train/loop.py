@@ -118,11 +118,7 @@ def run_stage(run: Run, stage: Stage, feed: Feed, start: int = 0, checkpoint: Pa
             average(optimizer, stage.ema)
             if done == feed.steps:  # what the last checkpoint holds, and what the next stage begins with
                 swap_averages(optimizer)
-        over = False
-        with averaged(optimizer) if done < feed.steps else nullcontext():
-            figures = _heldout(run, stage, feed, done)
-            if stage.patience and figures:
-                over = watch.over(figures["heldout"], stage.patience, run.keep)
+        figures, over = _measure(run, stage, feed, done, optimizer, watch)
         if done % stage.log_every == 0 or done == feed.steps or figures:
             _log(run, stage, feed, done, meter, figures)
             meter = Meter()
@@ -207,12 +203,25 @@ def _terms(run: Run, stage: Stage, batch: Batch) -> list[Term]:
         return OBJECTIVES[stage.objective](run.learner, batch)
 
 
+def _measure(
+    run: Run, stage: Stage, feed: Feed, done: int, optimizer: Optimizer, watch: Watch
+) -> tuple[dict[str, Any], bool]:
+    """(held-out figures, of the averages where the stage keeps them; whether its patience is over), where they are due.
+
+    All workers take part.
+    """
+    due = stage.eval_every and (done % stage.eval_every == 0 or done == feed.steps)
+    held = feed.heldout() if due else None
+    if held is None:
+        return {}, False
+    with averaged(optimizer) if stage.ema and done < feed.steps else nullcontext():
+        figures = _heldout(run, stage, held)
+        return figures, bool(stage.patience) and watch.over(figures["heldout"], stage.patience, run.keep)
+
+
 @torch.no_grad()
-def _heldout(run: Run, stage: Stage, feed: Feed, done: int) -> dict[str, Any]:
-    """Teacher-forced figures on held-out samples every ``eval_every`` steps; all workers take part."""
-    held = feed.heldout()
-    if held is None or not stage.eval_every or (done % stage.eval_every and done != feed.steps):
-        return {}
+def _heldout(run: Run, stage: Stage, held: Feed) -> dict[str, Any]:
+    """Teacher-forced figures on held-out samples."""
     meter = Meter()
     for batches in batches_of(run, held, range(held.steps)):
         for batch in batches:

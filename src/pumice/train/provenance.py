@@ -10,8 +10,7 @@ import platform
 import subprocess
 import time
 import tomllib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -103,8 +102,3 @@ def _device() -> str:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
-
-
-def rows(changed: Sequence[Difference]) -> list[dict[str, Any]]:
-    """Differences for JSON."""
-    return [asdict(one) for one in changed]

@@ -1,6 +1,6 @@
 """`pumice train`: a recipe's stages one after the other, resumable, on one or several workers.
 
-recipe.toml ──> runs/NAME/ recipe.toml · log.jsonl · checkpoints/ · delta.safetensors (at the end of every stage)
+recipe.toml ──> runs/NAME/ recipe.toml · log-0.jsonl · starts.jsonl · checkpoints/ · what each stage made (product.py)
 """
 
 from __future__ import annotations
@@ -110,29 +110,13 @@ def train(
 ) -> Learner:
     """All stages of a recipe, from wherever ``out`` stands."""
     _claim(recipe, out, world)
-    learner = make_learner(recipe, recipe.seed)
-    stages = {stage.name: stage for stage in recipe.stages}
-    found = newest(out / "checkpoints", world)
-    state = read_state(found) if found else {"stage": recipe.stages[0].name, "step": 0, "saves": 0}
-    if state["stage"] not in stages:
-        raise PumiceError(f"{found}: its stage {state['stage']!r} is not in the recipe ({', '.join(stages)})")
-    first = list(stages).index(state["stage"])
-    low_rank = found is not None and has_low_rank(found)  # also where slices were cut before the stage that trains it
-    prepare(recipe, learner, len(recipe.stages) - 1 if low_rank else first, world.device)
-    if found:
-        load_training_state(found, learner)
-    if world.main:
-        check_product(recipe, learner)
-    learner.model.to(world.device)
-    learner.head.to(world.device)
+    learner, found, state = _begin(recipe, out, world)
+    first = [stage.name for stage in recipe.stages].index(state["stage"])
     processor, dtype = build_processor(recipe.model), precision(recipe, world.device)
     if recipe.parallel == "shard" and world.size > 1:
-        if any(stage.patience for stage in recipe.stages):
-            raise PumiceError("patience keeps the best weights; parallel = shard can't write them between steps")
-        for position in range(len(recipe.stages)):
-            need_lora(recipe, learner, position)  # slices are cut once: what trains low-rank must be there
-        shard(learner, world, dtype)
-    reports = Reports(Printer(out), open_trackers(track, out, resolved(recipe)) if world.main else [])
+        _share_out(recipe, learner, world, dtype)
+    printer = Printer(out, live=None if world.main else False)  # one bar, however many workers
+    reports = Reports(printer, open_trackers(track, out, resolved(recipe)) if world.main else [])
     run = Run(learner, processor, recipe.seed, out, world, reports, dtype, saves=state["saves"], tick=reports.step)
     run.loaders = (4 if world.device.type == "cuda" else 0) if loaders is None else loaders
     run.peak, run.cost = peak_flops(world), cost_of(recipe)
@@ -160,6 +144,35 @@ def train(
             if not stage.patience:
                 keep()
     return learner
+
+
+def _begin(recipe: Recipe, out: Path, world: World) -> tuple[Learner, Path | None, dict[str, Any]]:
+    """(the learner as the run in ``out`` has it, that run's newest checkpoint if there is one, its state)."""
+    learner = make_learner(recipe, recipe.seed)
+    stages = {stage.name: stage for stage in recipe.stages}
+    found = newest(out / "checkpoints", world)
+    state = read_state(found) if found else {"stage": recipe.stages[0].name, "step": 0, "saves": 0}
+    if state["stage"] not in stages:
+        raise PumiceError(f"{found}: its stage {state['stage']!r} is not in the recipe ({', '.join(stages)})")
+    first = list(stages).index(state["stage"])
+    low_rank = found is not None and has_low_rank(found)  # also where slices were cut before the stage that trains it
+    prepare(recipe, learner, len(recipe.stages) - 1 if low_rank else first, world.device)
+    if found:
+        load_training_state(found, learner)
+    if world.main:
+        check_product(recipe, learner)
+    learner.model.to(world.device)
+    learner.head.to(world.device)
+    return learner, found, state
+
+
+def _share_out(recipe: Recipe, learner: Learner, world: World, dtype: torch.dtype) -> None:
+    """Cut the weights into slices, once all that any stage trains low-rank is in place."""
+    if any(stage.patience for stage in recipe.stages):
+        raise PumiceError("patience keeps the best weights; parallel = shard can't write them between steps")
+    for position in range(len(recipe.stages)):
+        need_lora(recipe, learner, position)
+    shard(learner, world, dtype)
 
 
 def cost_of(recipe: Recipe) -> Cost:
