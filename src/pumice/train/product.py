@@ -17,13 +17,14 @@ from pumice.encode import Processor
 from pumice.formats.export_adapter import check_base, write_adapter
 from pumice.formats.hub import checkpoint_folder
 from pumice.formats.own import save_model
+from pumice.formats.runs import ADAPTER, DELTA
 from pumice.model.build import load_tower
 from pumice.model.weights import pack_delta, read_delta, save_delta
 from pumice.train.lowrank import folded, has_lora, lora_pairs, updates
 from pumice.train.objectives import Learner
 from pumice.train.start import begun_from, delta_file
 
-DELTA, MODEL, ADAPTER = "delta.safetensors", "model", "adapter"
+MODEL = "model"
 Product = Literal["delta.safetensors", "model", "adapter"]
 
 
