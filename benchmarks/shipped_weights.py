@@ -53,7 +53,7 @@ def main() -> None:
         run = Run(learner, processor, recipe.seed, options.run, World(), lambda *_: None)
         meter = Meter()
         with torch.inference_mode():
-            for batches in batches_of(run, feed, range(options.pages // stage.batch)):
+            for batches in batches_of(run, stage, feed, range(options.pages // stage.batch)):
                 for batch in batches:
                     meter.add(answer(learner, batch), [batch])
         row = meter.row()

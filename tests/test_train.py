@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from copy import deepcopy
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import conversation, tiny_model
 
 import pumice
 from pumice.config import LoraConfig, Stage
+from pumice.data.batch import pack
 from pumice.data.feed import RenderedFeed
-from pumice.data.loading import step_batches
+from pumice.data.loading import step_batches, steps_of
+from pumice.encode import encode
 from pumice.model.weights import apply_delta, pack_delta, save_delta
 from pumice.train import checkpoint as checkpoints
 from pumice.train.dense import BIAS_UNIT, DenseHead, char_class, glyph_slots
 from pumice.train.loop import Run, run_stage
 from pumice.train.lowrank import add_lora, lora_pairs
-from pumice.train.objectives import Learner, alignment_targets, split_words
+from pumice.train.objectives import OBJECTIVES, Learner, term_counts
 from pumice.train.optim import factor
 from pumice.train.parallel import World
 from pumice.train.start import start_from
+from pumice.train.targets import split_words
 from pumice.types import Batch, Glyph, PumiceError
 from pumice.vision.layout import PRESETS, layout
 
@@ -275,11 +280,11 @@ def test_glyph_slots_name_characters_left_to_right():
 def test_alignment_puts_each_token_under_its_ink(run):
     made = run()
     batch = one_batch(made, stage(), 0)
-    places, targets = alignment_targets(batch, made.learner)
-    letters = [made.learner.tokenizer.decode([token]).strip() for token in targets]
+    found = made.learner.targets(batch)
+    letters = [made.learner.tokenizer.decode([token]).strip() for token in found.tokens]
     drawn = [glyph.char for picture in batch.glyphs for glyph in picture]
     assert sorted(letter for letter in letters if letter) == sorted(drawn * 2)  # once in the map, once in the overview
-    assert int(places.max()) < sum(placed.tokens for placed in batch.layouts)
+    assert int(found.places.max()) < sum(placed.tokens for placed in batch.layouts)
 
 
 def test_words_are_cut_at_spaces_and_line_ends():
@@ -384,3 +389,48 @@ def test_the_command_trains_with_two_workers_and_goes_on(tmp_path):
     assert again.returncode == 0, again.stderr[-2000:]
     steps = [json.loads(line)["step"] for line in (tmp_path / "run/log-0.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4]
+
+
+def test_targets_made_where_batches_are_read_are_those_made_later(run):
+    made, chosen = run(), stage(batch=4, dense_weight=0.5, align_weight=0.5)
+    made.learner.dense_weight, made.learner.align_weight = 0.5, 0.5
+    batch = one_batch(made, chosen, 0)
+    label = made.learner.labeller("answer").label
+    ((read,),) = steps_of(feed(made, chosen), [0], 0, 1, loaders=1, finish=label)
+    assert not any(read.glyphs)
+    later, before = (OBJECTIVES["answer"](made.learner, one) for one in (batch, read))
+    for here, there in zip(later, before, strict=True):
+        assert (here.name, here.items, here.right) == (there.name, there.items, there.right)
+        assert torch.equal(here.total, there.total)
+    counts = {term.name: float(term.count) for term in later}
+    assert {term.name: float(term.count) for term in term_counts(made.learner, "answer", read)} == counts
+
+
+def keeping(made: Run, weight: float) -> tuple[Batch, torch.Tensor]:
+    """(a page of text and a picture of noise in one batch, the noise's tile); the teacher is in place."""
+    made.learner.teacher, made.learner.keep_weight = deepcopy(made.learner.model.tower), weight
+    text = one_batch(made, stage("read"), 0)
+    shown = pack([encode(conversation(5, (28, 28), "what?", "noise"), made.processor)])
+    tiles, layouts = torch.cat([text.tiles, shown.tiles]), text.layouts + shown.layouts
+    return replace(shown, tiles=tiles, layouts=layouts, glyphs=(*text.glyphs, ())), shown.tiles
+
+
+def test_the_loss_that_keeps_counts_pictures_without_known_characters(run):
+    made = run()
+    batch, _ = keeping(made, 2.0)
+    term = OBJECTIVES["read"](made.learner, batch)[-1]
+    assert (term.name, float(term.count), term.weight) == ("keep", 4.0, 2.0)
+    assert float(term.total.detach()) == pytest.approx(0.0, abs=1e-5)
+    assert float(term_counts(made.learner, "read", batch)[-1].count) == 4.0
+
+
+def test_a_tower_can_be_held_to_what_it_knew(run, monkeypatch):
+    moved = []
+    for weight in (0.0, 20.0):
+        made = run(f"keep-{weight}")
+        batch, tile = keeping(made, weight)
+        monkeypatch.setattr("pumice.train.loop.batches_of", lambda *_, batch=batch: iter([[batch]] * 6))
+        train_stage(made, stage("read", keep_weight=weight))
+        before, after = made.learner.teacher(tile), made.learner.model.tower(tile)
+        moved.append(float((1 - torch.cosine_similarity(before, after, dim=-1)).mean().detach()))
+    assert moved[1] < 0.3 * moved[0]

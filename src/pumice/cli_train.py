@@ -41,7 +41,10 @@ pumice train --from path/to/llava-1.5-7b-hf --data mine.jsonl stages.finetune.lo
         "a JSON, JSONL or parquet file, or a folder of pictures with captions",
     )  # fmt: skip
     parser.add_argument(
-        "--loaders", type=whole, metavar="N", help="processes of each worker that read ahead (default: 4 with a GPU)"
+        "--loaders",
+        type=whole,
+        metavar="N",
+        help="processes of each worker that read ahead (default: with a GPU its share of the cores)",
     )
     parser.add_argument(
         "--track", metavar="A,B", default="", help="also log to tensorboard, trackio or wandb, beside the run's own log"

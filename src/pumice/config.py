@@ -163,6 +163,8 @@ class Stage:
     data          mixture over KINDS and the recipe's sources. With ``steps`` the values are relative weights; without,
                   how often each source is passed over: 1 is every sample once, 0.5 a random half
     dense_weight, align_weight  weights of the reading and alignment losses beside the objective's own
+    keep_weight   weight of a loss that holds the tower's last features of pictures without known characters to what
+                  they were before training: learning to read else costs the tower what it knew of things
     template, layout, several, video  instead of the model's own, in this stage
     max_tokens    longest sample, 0 is what the model takes; over_length says what becomes of longer ones: left out and
                   counted, or cut at the right as the originals do (never inside of a picture)
@@ -196,6 +198,7 @@ class Stage:
     tower_lora: LoraConfig | None = None
     dense_weight: Rate = 0.0
     align_weight: Rate = 0.0
+    keep_weight: Rate = 0.0
     template: str | None = None
     layout: Policy | None = None
     several: Policy | None = None

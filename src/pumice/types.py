@@ -156,12 +156,28 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Targets:
+    """What a batch's rendered pages teach beside answers: ``slots`` (N', patches, 3) int64, the characters in each
+    patch of the ``views`` (N',); ``tokens`` (K',), LM tokens drawn under the visual tokens ``places`` (K',).
+    """
+
+    slots: Tensor
+    views: Tensor
+    places: Tensor
+    tokens: Tensor
+
+    def to(self, device: torch.device) -> Targets:
+        """The targets on ``device``."""
+        return Targets(*(getattr(self, f).to(device) for f in ("slots", "views", "places", "tokens")))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Documents packed into one flat stream without padding.
 
     ids, labels, positions (T,) int64; starts (D+1,) int32 offsets of the documents, starts[D] == T;
     tiles (N, 3, S, S) float32; layouts in reading order over all documents; sources name where each document comes
-    from.
+    from. ``targets`` stand in the place of glyphs once they are made.
     """
 
     ids: Tensor
@@ -172,13 +188,22 @@ class Batch:
     layouts: tuple[Layout, ...]
     glyphs: tuple[tuple[Glyph, ...], ...] = ()
     sources: tuple[str, ...] = ()
+    targets: Targets | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on ``device``."""
         moved = {f: getattr(self, f).to(device) for f in ("ids", "labels", "positions", "starts", "tiles")}
-        return replace(self, **moved)
+        return replace(self, **moved, targets=self.targets and self.targets.to(device))
 
     @property
     def supervised(self) -> int:
         """Tokens that carry loss."""
         return int((self.labels != IGNORE).sum())
+
+    @property
+    def asked(self) -> list[int]:
+        """Numbers of the documents that have tokens with loss."""
+        import torch  # what reads recipes only needn't wait for it
+
+        places = (self.labels != IGNORE).nonzero().squeeze(1).to(self.starts.dtype)
+        return (torch.searchsorted(self.starts, places, right=True) - 1).unique().tolist()

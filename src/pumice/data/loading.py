@@ -7,7 +7,7 @@ steps ──`loaders` processes, in order──> Step, Step, … while the model
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,9 @@ from pumice.types import IGNORE, Batch, PumiceError
 AHEAD = 2
 """Steps that each loader has ready."""
 
+Finish = Callable[[Batch], Batch]
+"""What is done to every batch where it is read."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -30,7 +33,9 @@ class Step:
     skipped: list[str]
 
 
-def step_batches(feed: Feed, step: int, rank: int, size: int, even: bool = False) -> list[Batch]:
+def step_batches(
+    feed: Feed, step: int, rank: int, size: int, even: bool = False, finish: Finish | None = None
+) -> list[Batch]:
     """A worker's share of a step, a batch a forward pass.
 
     With ``even`` all workers get the same number of them: those with fewer make them up with samples without loss.
@@ -44,21 +49,27 @@ def step_batches(feed: Feed, step: int, rank: int, size: int, even: bool = False
             spare = batches[0] if batches else pack(feed.read(next(numbers)))
             idle = replace(spare, labels=torch.full_like(spare.labels, IGNORE), glyphs=((),) * len(spare.layouts))
             batches += [idle] * (most - len(batches))
-    return batches
+    return [finish(batch) for batch in batches] if finish else batches
 
 
 class _Steps(Dataset[Step]):
-    def __init__(self, feed: Feed, rank: int, size: int, even: bool) -> None:
-        self.feed, self.rank, self.size, self.even = feed, rank, size, even
+    def __init__(self, feed: Feed, rank: int, size: int, even: bool, finish: Finish | None) -> None:
+        self.feed, self.share = feed, (rank, size, even, finish)
 
     def __getitem__(self, step: int) -> Step:
         before = len(self.feed.skipped)
-        batches = step_batches(self.feed, step, self.rank, self.size, self.even)
+        batches = step_batches(self.feed, step, *self.share)
         return Step(batches, self.feed.skipped[before:])
 
 
 def steps_of(
-    feed: Feed, steps: Sequence[int], rank: int, size: int, even: bool = False, loaders: int = 0
+    feed: Feed,
+    steps: Sequence[int],
+    rank: int,
+    size: int,
+    even: bool = False,
+    loaders: int = 0,
+    finish: Finish | None = None,
 ) -> Iterator[list[Batch]]:
     """The worker's batches of each of ``steps`` in order, the same with any number of ``loaders``.
 
@@ -67,10 +78,10 @@ def steps_of(
     Raises:
         PumiceError: a loader died (out of memory, or killed).
     """
-    source = _Steps(feed, rank, size, even)
+    source = _Steps(feed, rank, size, even, finish)
     if not loaders:
         for step in steps:
-            yield step_batches(feed, step, rank, size, even)
+            yield step_batches(feed, step, rank, size, even, finish)
         return
     # Forked, because a feed holds what spawning would copy (plans of millions of rows).
     loader = DataLoader(

@@ -8,6 +8,9 @@ or ``cache`` while decoding. Documents never see each other; nothing is padded.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -39,8 +42,11 @@ class Kind(NamedTuple):
 
 def attend_packed(q: Tensor, k: Tensor, v: Tensor, starts: list[int], kind: Kind) -> Tensor:
     """Causal attention in each document. q (heads, T, d), k and v (kv, T, d) to (heads, T, d)."""
-    if q.is_cuda and q.dtype != torch.float32 and kind.softcap is None:
-        return _attend_varlen(q, k, v, starts, kind)
+    if q.is_cuda and kind.softcap is None and _varlen() is not None:
+        # Rotary angles in fp32 leave q and k in fp32 under autocast, which casts for torch's own attention only.
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else q.dtype
+        if dtype != torch.float32:
+            return _attend_varlen(q.to(dtype), k.to(dtype), v.to(dtype), starts, kind)
     parts = [attend(q[:, a:b], k[:, a:b], v[:, a:b], kind) for a, b in pairwise(starts)]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
@@ -72,10 +78,23 @@ def _capped(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, kind: Kind) -> Tensor
     return scores.masked_fill(~seen, float("-inf")).softmax(-1, dtype=torch.float32).to(q.dtype) @ values
 
 
+@cache
+def _varlen() -> Callable[..., Any] | None:
+    """torch's variable-length attention where it has windows (2.11 on); later told of shared heads."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    known = inspect.signature(varlen_attn).parameters
+    if "window_size" not in known:
+        return None
+    return varlen_attn if "enable_gqa" in known else lambda *args, enable_gqa, **kw: varlen_attn(*args, **kw)
+
+
 def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, starts: list[int], kind: Kind) -> Tensor:
     """All documents in one call of Flash Attention's variable-length kernel (GPU, 16 bit)."""
-    from torch.nn.attention.varlen import varlen_attn
-
+    varlen_attn = _varlen()
+    assert varlen_attn is not None
     ends = torch.tensor(starts, dtype=torch.int32, device=q.device)
     longest = max(b - a for a, b in pairwise(starts))
     window = (-1 if kind.window is None else kind.window - 1, 0)

@@ -5,14 +5,12 @@ lengths of documents, views, supervised tokens ── + sizes, Stage ──> FLO
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 
 from pumice.config import Stage
 from pumice.formats.sizes import Model
 from pumice.plan.costs import connector_flops, decode_flops, tower_flops
-from pumice.types import IGNORE, Batch
+from pumice.types import Batch
 
 
 def training_flops(stage: Stage, model: Model, lengths: np.ndarray, views: int, supervised: int) -> float:
@@ -52,6 +50,5 @@ def batch_flops(model: Model, stage: Stage, batch: Batch, first: int = 0) -> flo
     if stage.objective == "align":
         table = 2.0 * model.lm.vocab * model.lm.hidden * sum(placed.tokens for placed in batch.layouts)
         return seeing_flops(stage, model, views) + 2 * table
-    spans = pairwise(batch.starts.tolist())
-    lengths = [b - a for a, b in spans if (batch.labels[a:b] != IGNORE).any()]
-    return training_flops(stage, model, np.array(lengths), views, batch.supervised)
+    lengths = batch.starts.diff().cpu().numpy()[batch.asked]
+    return training_flops(stage, model, lengths, views, batch.supervised)

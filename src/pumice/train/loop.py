@@ -84,10 +84,11 @@ class Watch:
         return self.waited >= patience
 
 
-def batches_of(run: Run, feed: Feed, steps: range, loaders: int = 0) -> Iterator[list[Batch]]:
-    """This worker's share of each step, a batch a forward pass, where the learner is."""
+def batches_of(run: Run, stage: Stage, feed: Feed, steps: range, loaders: int = 0) -> Iterator[list[Batch]]:
+    """This worker's share of each step, a batch a forward pass, with its targets and where the learner is."""
     world, learner = run.world, run.learner
-    for batches in steps_of(feed, steps, world.rank, world.size, learner.sharded, loaders):
+    label = learner.labeller(stage.objective).label
+    for batches in steps_of(feed, steps, world.rank, world.size, learner.sharded, loaders, label):
         yield [batch.to(learner.device) for batch in batches]
 
 
@@ -99,13 +100,14 @@ def run_stage(run: Run, stage: Stage, feed: Feed, start: int = 0, checkpoint: Pa
     """
     learner = run.learner
     learner.dense_weight, learner.align_weight = stage.dense_weight, stage.align_weight
+    learner.keep_weight = stage.keep_weight
     trainable = freeze(learner, stage)
     recompute(learner, stage.gradient_checkpointing)
     optimizer = make_optimizer(trainable, stage)
     if checkpoint is not None:
         load_optimizer(checkpoint, optimizer, trainable)
     meter, saved, watch = Meter(), time.monotonic(), Watch(run.out / f"best-{stage.name}.json")
-    reading = batches_of(run, feed, range(start, feed.steps), run.loaders)
+    reading = batches_of(run, stage, feed, range(start, feed.steps), run.loaders)
     for step in range(start, feed.steps):
         began = time.monotonic()
         batches = next(reading)
@@ -223,7 +225,7 @@ def _measure(
 def _heldout(run: Run, stage: Stage, held: Feed) -> dict[str, Any]:
     """Teacher-forced figures on held-out samples."""
     meter = Meter()
-    for batches in batches_of(run, held, range(held.steps)):
+    for batches in batches_of(run, stage, held, range(held.steps)):
         for batch in batches:
             meter.add(_terms(run, stage, batch), [batch])
     meter = meter.merge(run.world)

@@ -93,7 +93,8 @@ class Meter:
             right = self.sums[term, source, "right"] / max(self.sums[term, source, "items"], 1.0)
             if not source:
                 row[f"{term}_loss"] = round(self.loss(term), 4)
-                row[f"{term}_accuracy"] = round(right, 4)
+                if term != "keep":  # which has nothing to get right
+                    row[f"{term}_accuracy"] = round(right, 4)
             elif several:
                 row[f"loss:{source}"] = round(self.loss(term, source), 4)
                 row[f"accuracy:{source}"] = round(right, 4)

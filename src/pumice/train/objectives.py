@@ -4,14 +4,15 @@
     align   tiles ─tower─> ─connector─> visual tokens ─LM's embedding─> the LM tokens drawn under each of them
     answer  the whole model: next token at supervised places; reading and alignment beside it when weighted
 
+Beside any of them the tower may be held to what it knew of pictures without text.
+
 A term is a sum with its count, so that the loop can divide by the count over all workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,11 +20,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pumice.model.assistant import AssistantModel, supervised_rows
-from pumice.train.dense import BIAS_UNIT, DenseHead, dense_accuracy, dense_loss, dense_weights, glyph_slots
+from pumice.model.towers import Tower
+from pumice.train.dense import BIAS_UNIT, DenseHead, dense_accuracy, dense_loss, dense_weights
 from pumice.train.loss import token_loss
 from pumice.train.parallel import whole
-from pumice.types import IGNORE, Batch, Glyph, Layout
-from pumice.vision.layout import glyph_views
+from pumice.train.targets import Labeller
+from pumice.types import Batch, Targets
 
 ALIGN_LOGIT = 16.0
 """Logit of a visual token that equals a word embedding of mean length."""
@@ -49,7 +51,8 @@ class Term:
 class Learner:
     """Everything that trains: the model, the reading head (training only) and the tokenizer for alignment.
 
-    ``trained`` are the modules that some stage has changed.
+    ``trained`` are the modules that some stage has changed. ``teacher`` is the tower as training found it, where a
+    stage's ``keep_weight`` needs it.
     """
 
     model: AssistantModel
@@ -57,31 +60,44 @@ class Learner:
     tokenizer: Any
     dense_weight: float = 0.0
     align_weight: float = 0.0
+    keep_weight: float = 0.0
+    teacher: Tower | None = None
     sharded: bool = False
     trained: set[str] = field(default_factory=set)
-    cache: dict[str, list[int]] = field(default_factory=dict)
 
-    def words(self, word: str) -> list[int]:
-        """Ids of a word as it reads in running text (with its leading space)."""
-        if word not in self.cache:
-            self.cache[word] = self.tokenizer(" " + word, add_special_tokens=False, split_special_tokens=True).input_ids
-        return self.cache[word]
+    def labeller(self, objective: str) -> Labeller:
+        """What makes the targets of an objective's batches, with the losses beside it that have a weight."""
+        slots = objective == "read" or self.dense_weight > 0 or self.keep_weight > 0
+        words = objective == "align" or (objective == "answer" and self.align_weight > 0)
+        return Labeller(self.tokenizer, self.model.tower.patch, slots, words)
+
+    def targets(self, batch: Batch) -> Targets:
+        """A batch's targets, made now where the reader of the batch hasn't."""
+        return batch.targets or Labeller(self.tokenizer, self.model.tower.patch).targets(batch).to(self.device)
 
     @property
     def device(self) -> torch.device:
         return self.model.device
 
+    def to(self, device: torch.device) -> None:
+        """Move all of it, in place."""
+        for module in (self.model, self.head, self.teacher):
+            if module is not None:
+                module.to(device)
+
 
 def read(learner: Learner, batch: Batch) -> list[Term]:
-    """Dense reading of the tower alone, up to the first block that the connector sees."""
-    return [_dense_term(learner, batch, learner.model.tower.first(batch.tiles), 1.0)]
+    """Dense reading of the tower alone, up to the first block that the connector sees where nothing needs the rest."""
+    tower = learner.model.tower
+    features = tower(batch.tiles) if learner.keep_weight else tower.first(batch.tiles)
+    return [_dense_term(learner, batch, features, 1.0), *_keep_beside(learner, batch, features)]
 
 
 def align(learner: Learner, batch: Batch) -> list[Term]:
     """Each visual token names the LM tokens drawn under it, with the reading loss beside it when weighted."""
     features = learner.model.tower(batch.tiles)
     visual = learner.model.visual(features, batch.layouts)
-    return [_align_term(learner, batch, visual, 1.0), *_read_beside(learner, batch, features)]
+    return [_align_term(learner, batch, visual, 1.0), *_beside(learner, batch, features)]
 
 
 def answer(learner: Learner, batch: Batch) -> list[Term]:
@@ -101,7 +117,7 @@ def answer(learner: Learner, batch: Batch) -> list[Term]:
     terms = [term]
     if learner.align_weight:
         terms.append(_align_term(learner, batch, visual, learner.align_weight))
-    return terms + _read_beside(learner, batch, features)
+    return terms + _beside(learner, batch, features)
 
 
 def _by_source(batch: Batch, rows: Tensor, losses: Tensor, right: Tensor) -> dict[str, tuple[float, float, float]]:
@@ -134,7 +150,7 @@ def select_asked(batch: Batch, embedded: Tensor) -> tuple[Batch, Tensor]:
     When no document has any, the first is kept: the loss is then an empty sum, and every worker runs the same graph.
     """
     starts = batch.starts.tolist()
-    documents = [i for i, (a, b) in enumerate(pairwise(starts)) if (batch.labels[a:b] != IGNORE).any()] or [0]
+    documents = batch.asked or [0]
     spans = [(starts[i], starts[i + 1]) for i in documents]
     index = torch.cat([torch.arange(a, b, device=batch.ids.device) for a, b in spans])
     lengths = torch.tensor([0] + [b - a for a, b in spans])
@@ -151,7 +167,7 @@ def select_asked(batch: Batch, embedded: Tensor) -> tuple[Batch, Tensor]:
 
 
 OBJECTIVES: dict[str, Callable[[Learner, Batch], list[Term]]] = {"read": read, "align": align, "answer": answer}
-TERMS: tuple[str, ...] = ("answer", "align", "read")
+TERMS: tuple[str, ...] = ("answer", "align", "read", "keep")
 """Names that terms may have."""
 
 
@@ -162,17 +178,18 @@ def term_counts(learner: Learner, objective: str, batch: Batch) -> list[Term]:
     if objective == "answer":
         terms.append(Term("answer", nothing, torch.tensor(float(len(supervised_rows(batch)[0])))))
     if objective == "align" or (objective == "answer" and learner.align_weight):
-        places, _ = alignment_targets(batch, learner)
-        terms.append(Term("align", nothing, (1.0 / _sharing(places)).sum()))
+        terms.append(Term("align", nothing, (1.0 / _sharing(learner.targets(batch).places)).sum()))
     if objective == "read" or learner.dense_weight:
-        labels = _glyph_labels(learner, batch)[0]
-        terms.append(Term("read", nothing, dense_weights(torch.cat(labels)).sum() if labels else nothing))
+        terms.append(Term("read", nothing, dense_weights(learner.targets(batch).slots).sum()))
+    if learner.keep_weight:
+        terms.append(Term("keep", nothing, _unread(learner, batch).sum() * learner.model.tower.side**2))
     return terms
 
 
 def _align_term(learner: Learner, batch: Batch, visual: Tensor, weight: float) -> Term:
     """Cross-entropy of visual tokens (sum of layout.tokens, H) against the LM tokens drawn under them."""
-    places, targets = (pairs.to(learner.device) for pairs in alignment_targets(batch, learner))
+    found = learner.targets(batch)
+    places, targets = found.places, found.tokens
     table = whole(learner.model.lm.get_input_embeddings().weight.detach())
     scale = ALIGN_LOGIT / float(table.square().sum(1).mean())
     # Where several tokens share a visual token, each counts in proportion: the target is a mixture.
@@ -191,11 +208,35 @@ def _sharing(places: Tensor) -> Tensor:
     return counts[row].float()
 
 
+def _beside(learner: Learner, batch: Batch, features: Tensor) -> list[Term]:
+    """The tower's losses beside another objective, those that the stage gives a weight."""
+    return [*_read_beside(learner, batch, features), *_keep_beside(learner, batch, features)]
+
+
+def _keep_beside(learner: Learner, batch: Batch, features: Tensor) -> list[Term]:
+    """1 - cosine of each patch's last features (N, patches, width) and the teacher's, where no characters are known."""
+    if not learner.keep_weight:
+        return []
+    assert learner.teacher is not None
+    views, hidden = _unread(learner, batch), learner.model.tower.hidden
+    with torch.no_grad():
+        wanted = learner.teacher(batch.tiles[views])[..., -hidden:].float()
+    losses = 1.0 - F.cosine_similarity(features[views][..., -hidden:].float(), wanted, dim=-1)
+    return [Term("keep", losses.sum(), torch.tensor(float(losses.numel())), learner.keep_weight)]
+
+
+def _unread(learner: Learner, batch: Batch) -> Tensor:
+    """Which views (N,) bool show pictures whose characters, if there are any, aren't known."""
+    views = torch.ones(batch.tiles.shape[0] if batch.layouts else 0, dtype=torch.bool, device=batch.tiles.device)
+    views[learner.targets(batch).views] = False
+    return views
+
+
 def _read_beside(learner: Learner, batch: Batch, features: Tensor) -> list[Term]:
     """The reading loss beside another objective, when the stage gives it a weight."""
     if not learner.dense_weight:
         return []
-    if any(batch.glyphs):
+    if len(learner.targets(batch).views):
         return [_dense_term(learner, batch, features, learner.dense_weight)]
     # A worker without text on its pages still takes part in the sum over workers.
     return [Term("read", features.sum() * 0.0, torch.tensor(0.0), learner.dense_weight)]
@@ -203,86 +244,8 @@ def _read_beside(learner: Learner, batch: Batch, features: Tensor) -> list[Term]
 
 def _dense_term(learner: Learner, batch: Batch, features: Tensor, weight: float) -> Term:
     """Reading loss over the pictures that carry glyphs, on the features of the tower's first chosen block."""
-    tower = learner.model.tower
-    labels, keep = _glyph_labels(learner, batch)
-    wanted = torch.cat(labels).to(features.device)
-    logits = learner.head(features[keep][..., : tower.hidden])
-    total, count = dense_loss(logits, wanted)
-    right, items = dense_accuracy(logits, wanted)
+    found = learner.targets(batch)
+    logits = learner.head(features[found.views][..., : learner.model.tower.hidden])
+    total, count = dense_loss(logits, found.slots)
+    right, items = dense_accuracy(logits, found.slots)
     return Term("read", total, count, weight, right, items)
-
-
-def _glyph_labels(learner: Learner, batch: Batch) -> tuple[list[Tensor], list[int]]:
-    """(labels of the pictures that carry glyphs, numbers of their views)."""
-    labels, keep, start = [], [], 0
-    for placed, glyphs in zip(batch.layouts, batch.glyphs, strict=True):
-        if glyphs:
-            labels.append(glyph_slots(glyphs, placed, learner.model.tower.patch))
-            keep += range(start, start + placed.views)
-        start += placed.views
-    return labels, keep
-
-
-def alignment_targets(batch: Batch, learner: Learner) -> tuple[Tensor, Tensor]:
-    """(index of the visual token, LM token) pairs, both (K,): the token's middle lies in that visual token."""
-    places: list[int] = []
-    targets: list[int] = []
-    start = 0
-    for placed, glyphs in zip(batch.layouts, batch.glyphs, strict=True):
-        for word in split_words(glyphs):
-            pieces = learner.words("".join(glyph.char for glyph in word))
-            for token, (x, y) in zip(pieces, _middles(word, len(pieces), learner, pieces), strict=True):
-                for place in visual_places(placed, x, y):
-                    places.append(start + place)
-                    targets.append(token)
-        start += placed.tokens
-    return torch.tensor(places, dtype=torch.int64), torch.tensor(targets, dtype=torch.int64)
-
-
-def split_words(glyphs: Sequence[Glyph]) -> list[list[Glyph]]:
-    """Glyphs in drawing order, cut where a gap is wider than a space or a new line starts."""
-    words: list[list[Glyph]] = []
-    for glyph in glyphs:
-        last = words[-1][-1] if words else None
-        if last is not None:
-            height = max(g.y1 - g.y0 for g in words[-1][-8:])
-            gap = glyph.x0 - last.x1
-            apart = abs((glyph.y0 + glyph.y1) - (last.y0 + last.y1)) / 2
-            if -height < gap < 0.3 * max(height, 8.0) and apart < max(height, 8.0):
-                words[-1].append(glyph)
-                continue
-        words.append([glyph])
-    return words
-
-
-def _middles(word: list[Glyph], count: int, learner: Learner, pieces: list[int]) -> list[tuple[float, float]]:
-    """Pixel middle of each piece of a word: x by its characters, y the middle of the word's ink."""
-    top, bottom = min(g.y0 for g in word), max(g.y1 for g in word)
-    lengths = [len(learner.tokenizer.decode([piece]).strip()) for piece in pieces]
-    if sum(lengths) != len(word):
-        lengths = [len(word) // count] * count
-    middles, done = [], 0
-    for length in lengths:
-        run = word[min(done, len(word) - 1) : done + length] or word[-1:]
-        middles.append(((run[0].x0 + run[-1].x1) / 2, (top + bottom) / 2))
-        done += length
-    return middles
-
-
-def visual_places(layout: Layout, x: float, y: float) -> list[int]:
-    """Indices among the picture's visual tokens that show picture pixel (x, y): in the map, and in the overview."""
-    places = []
-    top, _, left, _ = layout.keep
-    pitch = layout.tile / layout.side
-    for view, (vx, vy, _, _) in glyph_views(layout, (x, y, x, y)):
-        col, row = min(int(vx / pitch), layout.side - 1), min(int(vy / pitch), layout.side - 1)
-        if layout.overview and view == 0:
-            places.append(row * layout.side + col)
-            continue
-        tile = view - int(layout.overview)
-        col += tile % layout.cols * layout.side - left
-        row += tile // layout.cols * layout.side - top
-        if 0 <= row < layout.map[0] and 0 <= col < layout.map[1]:
-            first = layout.side**2 if layout.overview else 0
-            places.append(first + row * (layout.map[1] + layout.newline) + col)
-    return places

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def main(
 ) -> None:
     """Train a recipe into ``out``, or continue the run that is there. ``data`` is the folder of its sources.
 
-    ``loaders`` processes a worker read ahead; by default four beside a GPU, else none. ``track`` names trackers.
+    ``loaders`` processes a worker read ahead; by default as many as `reading_ahead` says. ``track`` names trackers.
 
     Raises:
         PumiceError: a faulty recipe, or ``out`` holds a run of another recipe.
@@ -97,7 +98,10 @@ def make_learner(recipe: Recipe, seed: int) -> Learner:
     with torch.no_grad():
         head.linear.weight.normal_(0.0, 0.02, generator=torch.Generator().manual_seed(seed))
         head.linear.bias.zero_()
-    return Learner(model, head, build_processor(recipe.model).tokenizer)
+    learner = Learner(model, head, build_processor(recipe.model).tokenizer)
+    if any(stage.keep_weight for stage in recipe.stages):
+        learner.teacher = deepcopy(model.tower).requires_grad_(False).eval()
+    return learner
 
 
 def train(
@@ -118,7 +122,7 @@ def train(
     printer = Printer(out, live=None if world.main else False)  # one bar, however many workers
     reports = Reports(printer, open_trackers(track, out, resolved(recipe)) if world.main else [])
     run = Run(learner, processor, recipe.seed, out, world, reports, dtype, saves=state["saves"], tick=reports.step)
-    run.loaders = (4 if world.device.type == "cuda" else 0) if loaders is None else loaders
+    run.loaders = reading_ahead(world) if loaders is None else loaders
     run.peak, run.cost = peak_flops(world), cost_of(recipe)
     run.saver = Saver(recipe.keep_checkpoints, recipe.save_checkpoints == "background")
     _stop_on_signals(run)
@@ -146,6 +150,14 @@ def train(
     return learner
 
 
+def reading_ahead(world: World) -> int:
+    """Processes that read ahead for a worker: beside a GPU its share of the cores less its own, up to 16."""
+    if world.device.type != "cuda":
+        return 0
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(16, (os.cpu_count() or 1) // beside - 1))
+
+
 def _begin(recipe: Recipe, out: Path, world: World) -> tuple[Learner, Path | None, dict[str, Any]]:
     """(the learner as the run in ``out`` has it, that run's newest checkpoint if there is one, its state)."""
     learner = make_learner(recipe, recipe.seed)
@@ -161,8 +173,7 @@ def _begin(recipe: Recipe, out: Path, world: World) -> tuple[Learner, Path | Non
         load_training_state(found, learner)
     if world.main:
         check_product(recipe, learner)
-    learner.model.to(world.device)
-    learner.head.to(world.device)
+    learner.to(world.device)
     return learner, found, state
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageFont
 
+from pumice.data.render.fonts import FACES
 from pumice.types import Glyph
 
 Font = ImageFont.FreeTypeFont
@@ -80,7 +81,7 @@ class Ink:
         return glyphs
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=FACES)
 def ink(font: Font) -> Ink:
     """The pieces of a font, shared between pages."""
     return Ink(font)

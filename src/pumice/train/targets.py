@@ -1,0 +1,126 @@
+"""What a rendered page teaches beside its answers, from the places of its characters.
+
+    glyphs + Layout ──Labeller──> Targets: characters of each patch, LM tokens under each visual token
+
+Made where batches are read, on processes that read ahead: for a GPU's step it takes longer than the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pumice.train.dense import SLOTS, glyph_slots
+from pumice.types import Batch, Glyph, Layout, Targets
+from pumice.vision.layout import glyph_views
+
+
+@dataclass
+class Labeller:
+    """Makes the targets of batches for a tower with patches of ``patch`` pixels; those not asked for stay empty."""
+
+    tokenizer: Any
+    patch: int
+    slots: bool = True
+    words: bool = True
+    pieces: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
+
+    def label(self, batch: Batch) -> Batch:
+        """The batch with its targets in the place of its glyphs."""
+        return replace(batch, targets=self.targets(batch), glyphs=((),) * len(batch.layouts))
+
+    def targets(self, batch: Batch) -> Targets:
+        """The targets of a batch that carries glyphs."""
+        slots, views = self._slots(batch) if self.slots else ([], [])
+        places, tokens = self._words(batch) if self.words else ([], [])
+        empty = torch.zeros(0, 0, SLOTS, dtype=torch.int64)
+        return Targets(
+            torch.cat(slots) if slots else empty,
+            torch.tensor(views, dtype=torch.int64),
+            torch.tensor(places, dtype=torch.int64),
+            torch.tensor(tokens, dtype=torch.int64),
+        )
+
+    def _slots(self, batch: Batch) -> tuple[list[Tensor], list[int]]:
+        """(labels of the pictures that carry glyphs, numbers of their views)."""
+        labels, keep, start = [], [], 0
+        for placed, glyphs in zip(batch.layouts, batch.glyphs, strict=True):
+            if glyphs:
+                labels.append(glyph_slots(glyphs, placed, self.patch))
+                keep += range(start, start + placed.views)
+            start += placed.views
+        return labels, keep
+
+    def _words(self, batch: Batch) -> tuple[list[int], list[int]]:
+        """(indices of visual tokens, LM tokens) in pairs: the LM token's middle lies in that visual token."""
+        places: list[int] = []
+        tokens: list[int] = []
+        start = 0
+        for placed, glyphs in zip(batch.layouts, batch.glyphs, strict=True):
+            for word in split_words(glyphs):
+                pieces, lengths = self._pieces("".join(glyph.char for glyph in word))
+                for token, (x, y) in zip(pieces, _middles(word, lengths), strict=True):
+                    for place in visual_places(placed, x, y):
+                        places.append(start + place)
+                        tokens.append(token)
+            start += placed.tokens
+        return places, tokens
+
+    def _pieces(self, word: str) -> tuple[list[int], list[int]]:
+        """(ids of a word as it reads in running text, with its leading space; characters of each)."""
+        if word not in self.pieces:
+            ids = self.tokenizer(" " + word, add_special_tokens=False, split_special_tokens=True).input_ids
+            self.pieces[word] = ids, [len(self.tokenizer.decode([piece]).strip()) for piece in ids]
+        return self.pieces[word]
+
+
+def split_words(glyphs: Sequence[Glyph]) -> list[list[Glyph]]:
+    """Glyphs in drawing order, cut where a gap is wider than a space or a new line starts."""
+    words: list[list[Glyph]] = []
+    for glyph in glyphs:
+        last = words[-1][-1] if words else None
+        if last is not None:
+            height = max(g.y1 - g.y0 for g in words[-1][-8:])
+            gap = glyph.x0 - last.x1
+            apart = abs((glyph.y0 + glyph.y1) - (last.y0 + last.y1)) / 2
+            if -height < gap < 0.3 * max(height, 8.0) and apart < max(height, 8.0):
+                words[-1].append(glyph)
+                continue
+        words.append([glyph])
+    return words
+
+
+def _middles(word: list[Glyph], lengths: list[int]) -> list[tuple[float, float]]:
+    """Pixel middle of each piece of a word, of ``lengths`` characters: x by its characters, y the word's ink."""
+    top, bottom, count = min(g.y0 for g in word), max(g.y1 for g in word), len(lengths)
+    if sum(lengths) != len(word):
+        lengths = [len(word) // count] * count
+    middles, done = [], 0
+    for length in lengths:
+        run = word[min(done, len(word) - 1) : done + length] or word[-1:]
+        middles.append(((run[0].x0 + run[-1].x1) / 2, (top + bottom) / 2))
+        done += length
+    return middles
+
+
+def visual_places(layout: Layout, x: float, y: float) -> list[int]:
+    """Indices among the picture's visual tokens that show picture pixel (x, y): in the map, and in the overview."""
+    places = []
+    top, _, left, _ = layout.keep
+    pitch = layout.tile / layout.side
+    for view, (vx, vy, _, _) in glyph_views(layout, (x, y, x, y)):
+        col, row = min(int(vx / pitch), layout.side - 1), min(int(vy / pitch), layout.side - 1)
+        if layout.overview and view == 0:
+            places.append(row * layout.side + col)
+            continue
+        tile = view - int(layout.overview)
+        col += tile % layout.cols * layout.side - left
+        row += tile // layout.cols * layout.side - top
+        if 0 <= row < layout.map[0] and 0 <= col < layout.map[1]:
+            first = layout.side**2 if layout.overview else 0
+            places.append(first + row * (layout.map[1] + layout.newline) + col)
+    return places
