@@ -11,8 +11,9 @@ import pytest
 pytest.importorskip("accelerate", reason="transformers' Trainer needs it")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.train.contenders import CONTENDERS, Job, Record, lay_out, run_job
-from benchmarks.train.run import Session
+from benchmarks.train.contenders import CONTENDERS, SETTLE, Job, Record, lay_out, run_job, run_settled
+from benchmarks.train.device import visible
+from benchmarks.train.run import Failed, Session, measure, parse
 from benchmarks.train.samples import drafts, padding, shuffled_updates, tokens
 from benchmarks.train.shapes import SHAPES, write
 from benchmarks.train.table import cpu, paired, table
@@ -29,9 +30,10 @@ MACHINE = {
     "pumice": "",
     "python": "",
 }
+SETTING = {"shape": "tiny", "frozen": False, "updates": 2, "samples": 8, "batch": 4, "pack_tokens": 512}
 
 
-@pytest.fixture(scope="module", params=["tiny", "tiny-clip"])
+@pytest.fixture(scope="module", params=["tiny", "tiny-clip", "tiny-qwen2"])
 def folder(request, tmp_path_factory) -> Path:
     made = tmp_path_factory.mktemp("weights") / request.param
     write(SHAPES[request.param], made)
@@ -56,9 +58,9 @@ def test_all_contenders_have_one_loss_at_step_0_and_after_steps(records):
 
 
 def test_useful_tokens_are_counted_from_the_data_and_agree(records, folder):
-    policy = describe(folder).policy
+    policy, most = describe(folder).policy, SHAPES[folder.name].most_tokens
     updates = shuffled_updates(JOB.samples, JOB.updates, JOB.runs, JOB.run, JOB.seed)
-    useful = sum(draft.length(policy) for update in updates for draft in update)
+    useful = sum(draft.length(policy, most) for update in updates for draft in update)
     rows = {name: sum(update.rows for update in record.updates[1:]) for name, record in records.items()}
     for name, record in records.items():
         if name == "grouped":
@@ -105,7 +107,73 @@ def test_ratios_are_of_runs_with_the_same_number(records):
     slow = [replace(u, cpu=u.cpu * 3) for u in ours[1].updates]
     theirs = [ours[0], replace(ours[1], updates=slow)]
     assert paired(ours, theirs, cpu) == pytest.approx([1.0, 3.0])
-    setting = {"shape": "tiny", "frozen": False, "updates": 2, "samples": 8, "batch": 4, "pack_tokens": 512}
-    text = table(list(records.values()), MACHINE, {"mean": 1.0, "shuffled": 0.5, "grouped": 0.0}, setting, "run")
+    text = table(list(records.values()), MACHINE, {"mean": 1.0, "shuffled": 0.5, "grouped": 0.0}, SETTING, "run")
     for label, _, _ in CONTENDERS.values():
         assert f"| {label} |" in text
+
+
+def test_a_gpus_table_speaks_of_wall_time_alone(records):
+    machine = MACHINE | {"gpu": "H100", "peak": 7e5, "failed": {"trainer": "Traceback\nOutOfMemoryError: no memory"}}
+    slow = [replace(u, cpu=u.cpu * 100) for u in records["ours"].updates]
+    found = [replace(records["ours"], updates=slow), records["padded"]]
+    text = table(found, machine, {"mean": 1.0, "shuffled": 0.5, "grouped": 0.0}, SETTING, "run")
+    assert "One H100" in text
+    assert "700000 GFLOP/s" in text
+    assert "CPU" not in text
+    assert "Goals, by wall time:" in text
+    assert "- Failed: (c) transformers' Trainer: OutOfMemoryError: no memory" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1
+    on_cpu = table(found, MACHINE, {"mean": 1.0, "shuffled": 0.5, "grouped": 0.0}, SETTING, "run")
+    assert on_cpu.count("CPU") == 4  # two columns, what GFLOP/s are over, the goals
+
+
+def test_runs_in_one_process_are_for_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run", "--device", "cuda", "--in-process"])
+    args = parse()
+    assert (args.device, args.in_process) == ("cuda", True)
+    monkeypatch.setattr(sys, "argv", ["run", "--in-process"])
+    with pytest.raises(SystemExit):
+        parse()
+    assert "--in-process goes with --device cuda" in capsys.readouterr().err
+
+
+def test_one_gpu_is_seen_and_on_the_cpu_none(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert (visible("cuda"), visible("cpu")) == ("3", "")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert visible("cuda") == "0"
+
+
+def test_updates_that_settle_are_run_and_not_kept(records):
+    ran = []
+
+    class Counting:
+        def run(self, updates):
+            ran.extend(updates)
+            return [replace(records["ours"].updates[0], rows=i) for i in range(len(updates))]
+
+    kept = run_settled(Counting(), [["warm"], ["a"]], SETTLE["cuda"])
+    assert ran == [["warm"], ["a"], ["a"], ["a"]]
+    assert [update.rows for update in kept] == [0, 3]
+
+
+def test_on_a_gpu_a_contender_that_fails_is_left_out_and_the_others_go_on(records, tmp_path, monkeypatch):
+    ran = []
+
+    def run_here(job, _):
+        ran.append((job.contender, job.run))
+        if job.contender == "padded":
+            raise Failed("padded failed: OutOfMemoryError: no memory")
+        loss = records["ours"].step0 * (1.01 if job.contender == "trainer" else float(job.contender == "ours"))
+        return replace(records["ours"], contender=job.contender, run=job.run, step0=loss)
+
+    monkeypatch.setattr("benchmarks.train.run.run_here", run_here)
+    monkeypatch.setattr("benchmarks.train.run.matrix_peak", lambda *_: 1.0)
+    session = Session(tmp_path / "a.json", {"device": "cuda"}, dict(MACHINE))
+    job = replace(JOB, runs=2, device="cuda")
+    assert measure(session, job, ["ours", "padded", "trainer", "nanovlm"], 0, here=True)
+    assert ran == [(n, 0) for n in ("ours", "padded", "trainer", "nanovlm")] + [("ours", 1), ("trainer", 1)]
+    assert sorted(session.machine["failed"]) == ["nanovlm", "padded"]  # 1% off is rounding in bf16, all of it isn't
+    with pytest.raises(Failed):
+        measure(Session(tmp_path / "b.json", {}, dict(MACHINE)), replace(job, device="cpu"), ["padded"], 0, here=True)

@@ -5,7 +5,6 @@ Job (setting, contender, run) ──run_job──> Record (seconds, losses, coun
 
 from __future__ import annotations
 
-import resource
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.train import samples
+from benchmarks.train import device, samples
 from benchmarks.train.measure import Contender, Setting, Update
 from benchmarks.train.shapes import SHAPES, write
 from pumice.formats.describe import Description, describe
@@ -36,13 +35,19 @@ CONTENDERS = {
     "ours-tower": ("Pumice, the tower frozen", "ours", "Frozen"),
 }
 """Label, module and class by name."""
+SETTLE = {"cpu": 0, "cuda": 2}
+"""Updates between the warm-up and the timed ones. The warm-up's samples are short; a GPU's allocator has what it needs,
+and its kernels are loaded, only after some of full length."""
 COMPARED = ("ours", "padded", "grouped", "trainer", "nanovlm")
 ABLATIONS = ("ours", "ours-padding", "ours-mask", "ours-head", "ours-tower")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run. ``samples`` an update, ``batch`` samples of a padded pass, ``pack_tokens`` tokens of a packed one."""
+    """One run. ``samples`` an update, ``batch`` samples of a padded pass, ``pack_tokens`` tokens of a packed one.
+
+    ``device`` is cpu or cuda.
+    """
 
     shape: str
     contender: str
@@ -55,6 +60,7 @@ class Job:
     threads: int
     frozen: bool
     seed: int
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Record:
     """What a run gave. ``step0`` is the loss before the first step, of samples that don't see each other.
 
     ``updates`` has the warm-up first; the counts are those of the timed updates, taken from the data. ``memory`` is the
-    process's peak in bytes.
+    peak in bytes, of the process's resident set or of tensors on a GPU.
     """
 
     contender: str
@@ -81,33 +87,45 @@ def run_job(job: Job, folder: Path | None = None) -> Record:
         with tempfile.TemporaryDirectory() as made:
             write(SHAPES[job.shape], Path(made))
             return run_job(job, Path(made))
+    from benchmarks.train.ours import block_mask
+
     description = describe(folder)
     updates = lay_out(job, description)
-    dtype = auto_dtype(torch.device("cpu"))
-    setting = Setting(SHAPES[job.shape], folder, job.batch, job.pack_tokens, job.frozen, dtype)
+    where = torch.device(job.device)
+    block_mask.cache_clear()
+    device.start(where)
+    setting = Setting(SHAPES[job.shape], folder, job.batch, job.pack_tokens, job.frozen, auto_dtype(where), where)
     _, module, name = CONTENDERS[job.contender]
     contender: Contender = getattr(import_module(f"benchmarks.train.{module}"), name)(setting)
-    done = contender.run(updates)
+    done = run_settled(contender, updates, SETTLE[job.device])
     timed = [document for documents in updates[1:] for document in documents]
     return Record(
         job.contender, job.run, getattr(contender, "proof", done[0].loss), done, samples.tokens(timed),
         samples.supervised(timed), useful_flops(timed, description, job.frozen or job.contender == "ours-tower"),
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        device.memory(where),
     )  # fmt: skip
+
+
+def run_settled(contender: Contender, updates: Sequence[Sequence[Features]], settle: int) -> list[Update]:
+    """Run all updates, with ``settle`` of the timed ones also between the warm-up and them; those aren't returned."""
+    first, *timed = updates
+    done = contender.run([first, *(timed[i % len(timed)] for i in range(settle)), *timed])
+    return [done[0], *done[1 + settle :]]
 
 
 def lay_out(job: Job, description: Description) -> list[list[Features]]:
     """The warm-up and the timed updates of a run."""
+    most = SHAPES[job.shape].most_tokens
     updates = samples.shuffled_updates(job.samples, job.updates, job.runs, job.run, job.seed)
     if job.contender == "grouped":
         seeds = range(job.seed + 1000 * (job.run + 1), job.seed + 1000 * (job.run + 1) + job.updates)
         updates = [
-            samples.grouped_update(job.batch, like, description.policy, seed)
+            samples.grouped_update(job.batch, like, description.policy, seed, most)
             for like, seed in zip(updates, seeds, strict=True)
         ]
     vocabulary = description.lm.vocab_size
     every = [samples.warm_up(job.samples), *updates]
-    return [[draft.lay_out(description.policy, vocabulary) for draft in drafts] for drafts in every]
+    return [[draft.lay_out(description.policy, vocabulary, most) for draft in drafts] for drafts in every]
 
 
 def useful_flops(documents: Sequence[Features], description: Description, frozen: bool) -> float:

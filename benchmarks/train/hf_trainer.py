@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from benchmarks.train.measure import BETAS, CLIP, EPS, RATE, Setting, Update
+from benchmarks.train.measure import BETAS, CLIP, EPS, RATE, Setting, Update, clock
 from benchmarks.train.shapes import open_theirs
 from pumice.types import IGNORE, IMAGE, Features
 
@@ -22,11 +21,12 @@ from pumice.types import IGNORE, IMAGE, Features
 class Clock(TrainerCallback):
     """CPU and wall time at the beginning and after every optimiser step."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.marks: list[tuple[float, float]] = []
 
     def mark(self, *_: Any, **__: Any) -> None:
-        self.marks.append((time.process_time(), time.perf_counter()))
+        self.marks.append(clock(self.device))
 
     on_train_begin = on_step_end = mark
 
@@ -43,7 +43,7 @@ class HfTrainer:
 
     def run(self, updates: Sequence[Sequence[Features]]) -> list[Update]:
         passes = len(updates[0]) // self.setting.batch
-        clock = Clock()
+        marks, on_cpu = Clock(self.setting.device), self.setting.device.type == "cpu"
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
                 folder,
@@ -53,7 +53,7 @@ class HfTrainer:
                 learning_rate=RATE, lr_scheduler_type="constant", adam_beta1=BETAS[0], adam_beta2=BETAS[1],
                 adam_epsilon=EPS, weight_decay=0.0, max_grad_norm=CLIP,
                 bf16=self.setting.dtype == torch.bfloat16,
-                use_cpu=True,
+                use_cpu=on_cpu,  # else it takes the GPU, and moves the model and each batch there by itself
                 train_sampling_strategy="sequential",  # the samples come shuffled, the same for all contenders
                 remove_unused_columns=False,
                 logging_steps=1, logging_strategy="steps", save_strategy="no", report_to="none", disable_tqdm=True,
@@ -63,13 +63,13 @@ class HfTrainer:
                 args=arguments,
                 train_dataset=[self.item(document) for update in updates for document in update],  # type: ignore[arg-type]
                 data_collator=self.collate,
-                callbacks=[clock],
+                callbacks=[marks],
             )
             trainer.train()
         losses = [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
         done = []
         for i, loss in enumerate(losses):
-            (cpu, wall), (cpu_after, wall_after) = clock.marks[i : i + 2]
+            (cpu, wall), (cpu_after, wall_after) = marks.marks[i : i + 2]
             rows = sum(self.rows[i * passes : (i + 1) * passes])
             done.append(Update(loss, rows, cpu_after - cpu, wall_after - wall))
         return done

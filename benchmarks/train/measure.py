@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 
+from benchmarks.train.device import synchronize
 from benchmarks.train.shapes import Shape
 from pumice.types import Features
 
@@ -22,7 +23,11 @@ RATE, BETAS, EPS, CLIP = 1e-5, (0.9, 0.999), 1e-8, 1.0
 
 @dataclass(frozen=True)
 class Setting:
-    """``batch`` samples of a padded forward pass, ``pack_tokens`` tokens of a packed one."""
+    """``batch`` samples of a padded forward pass, ``pack_tokens`` tokens of a packed one.
+
+    Weights are fp32 on ``device``, matrix products in ``dtype`` (autocast). Samples lie in the CPU's memory; each
+    contender takes them to the device where a user's loop would, which is timed.
+    """
 
     shape: Shape
     folder: Path
@@ -30,6 +35,7 @@ class Setting:
     pack_tokens: int
     frozen: bool
     dtype: torch.dtype
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,21 @@ class Contender(Protocol):
 
 
 def timed(
-    update: Callable[[Sequence[Features]], tuple[float, int]], updates: Sequence[Sequence[Features]]
+    update: Callable[[Sequence[Features]], tuple[float, int]],
+    updates: Sequence[Sequence[Features]],
+    device: torch.device,
 ) -> list[Update]:
     """Run ``update``, which gives loss and rows, over all updates."""
     done = []
     for documents in updates:
-        cpu, wall = time.process_time(), time.perf_counter()
+        cpu, wall = clock(device)
         loss, rows = update(documents)
-        done.append(Update(loss, rows, time.process_time() - cpu, time.perf_counter() - wall))
+        cpu_after, wall_after = clock(device)
+        done.append(Update(loss, rows, cpu_after - cpu, wall_after - wall))
     return done
+
+
+def clock(device: torch.device) -> tuple[float, float]:
+    """(CPU seconds of the process, wall seconds) when the device has done what it was given."""
+    synchronize(device)
+    return time.process_time(), time.perf_counter()

@@ -15,12 +15,14 @@ rows' worth of samples and make five knapsacks more than needed, so that a third
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
@@ -31,16 +33,22 @@ from benchmarks.train.samples import supervised
 from pumice.types import IGNORE, IMAGE, Features
 
 NAME = "nanovlm"
+HIDDEN = -1e4
+"""Added to the scores of pad tokens, which leaves them nothing. nanoVLM adds the least fp32 number, which bf16 autocast
+makes minus infinity: a row that sees pads alone could then be NaN."""
 
 
 def _attend(module: Any, q: Tensor, k: Tensor, v: Tensor, _: Any, scaling: float, seen: Tensor, **__: Any) -> Any:
-    """q (1, heads, T, d); ``seen`` (1, 1, 1, T) float to add beside the causal mask, or (T, T) bool instead of it.
+    """q (1, heads, T, d); ``seen`` is (1, 1, 1, T) float beside the causal mask, or (1, 1, T, T) bool instead of it.
 
-    Heads of keys and values are repeated, as nanoVLM does.
+    Heads of keys and values are repeated, as nanoVLM does. On a GPU two masks at once are left to the memory-efficient
+    kernel, which torch took for nanoVLM: Flash Attention has none to add, and the plain way refuses two.
     """
     shared = q.shape[1] // k.shape[1]
     keys, values = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
-    out = F.scaled_dot_product_attention(q, keys, values, seen, is_causal=seen.dtype != torch.bool, scale=scaling)
+    both = seen.dtype != torch.bool
+    with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION) if both and q.is_cuda else nullcontext():
+        out = F.scaled_dot_product_attention(q, keys, values, seen, is_causal=both, scale=scaling)
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -82,26 +90,30 @@ class NanoVlm(Loop):
         longest = max(sum(lengths[i] for i in sack) for sack in sacks)
         for sack in sacks:
             with self.autocast():
-                yield self.packed([documents[i] for i in sack], longest, count), longest
+                loss = self.packed([documents[i] for i in sack], longest, count)
+            yield loss, longest
 
     def packed(self, documents: Sequence[Features], length: int, count: int) -> Tensor:
-        """Loss of one row."""
+        """Loss of one row, which is put together on the CPU, as by nanoVLM's data set."""
+        device = self.setting.device
         ids = torch.cat([F.pad(document.ids, (0, 1)) for document in documents])
         labels = torch.cat([F.pad(document.labels, (0, 1), value=IGNORE) for document in documents])
         keep = torch.cat([F.pad(torch.ones(len(document)), (0, 1)) for document in documents])
         left = length - len(ids)
         ids, labels, keep = F.pad(ids, (left, 0)), F.pad(labels, (left, 0), value=IGNORE), F.pad(keep, (left, 0))
+        ids, labels, keep = ids.to(device), labels.to(device), keep.to(device)
         embedded = self.model.get_input_embeddings()(ids.clamp(min=0))
         pictures = [document for document in documents if document.layouts]
         if pictures:
-            seen = self.see(torch.cat([one.tiles for one in pictures])).split([len(one.tiles) for one in pictures])
+            tiles = torch.cat([one.tiles for one in pictures]).to(device)
+            seen = self.see(tiles).split([len(one.tiles) for one in pictures])
             visual = torch.cat([self.merge(part, one) for part, one in zip(seen, pictures, strict=True)])
             embedded = embedded.masked_scatter((ids == IMAGE)[:, None], visual.to(embedded.dtype))
-        positions, mask = torch.arange(length), (1.0 - keep)[None, None, None] * torch.finfo(torch.float32).min
+        positions, mask = torch.arange(length, device=device), (1.0 - keep)[None, None, None] * HIDDEN
         if self.apart:
             starts = torch.tensor([0, left, *(len(one) + 1 for one in documents)]).cumsum(0).unique().tolist()
-            mask = block_mask(tuple(starts))
-            positions = torch.cat([torch.arange(b - a) for a, b in pairwise(starts)])
+            mask = block_mask(tuple(starts), device)
+            positions = torch.cat([torch.arange(b - a, device=device) for a, b in pairwise(starts)])
         output = self.model.model.language_model(
             inputs_embeds=embedded[None], position_ids=positions[None], use_cache=False, seen=mask
         )

@@ -47,6 +47,8 @@ class Ours:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.learner, _ = open_ours(setting.folder)
+        self.learner.model.to(setting.device)
+        self.learner.head.to(setting.device)
         self.stage = make_stage(setting.frozen)
         self.trainable = freeze(self.learner, self.stage)
         self.optimizer = make_optimizer(self.trainable, self.stage)
@@ -54,10 +56,11 @@ class Ours:
         self.loop = Run(self.learner, nothing, 0, Path(), World(), lambda *_: None, setting.dtype)
 
     def run(self, updates: Sequence[Sequence[Features]]) -> list[Update]:
-        return timed(self.update, updates)
+        return timed(self.update, updates, self.setting.device)
 
     def update(self, documents: Sequence[Features]) -> tuple[float, int]:
-        batches = self.batches(documents)
+        # As `pumice.train.loop.batches_of` takes them to the learner.
+        batches = [batch.to(self.setting.device) for batch in self.batches(documents)]
         feed: Any = SimpleNamespace(steps=1)
         terms, *_ = train_step(self.loop, self.stage, feed, 0, batches, self.optimizer, self.trainable)
         loss = sum(float(term.total) for term in terms) / sum(float(term.count) for term in terms)
@@ -95,18 +98,21 @@ ONE_MASK = "one mask"
 
 
 @lru_cache(maxsize=1)
-def block_mask(starts: tuple[int, ...]) -> Tensor:
-    """(T, T) bool: what each token sees, causal in its own document."""
-    mask = torch.zeros(starts[-1], starts[-1], dtype=torch.bool)
+def block_mask(starts: tuple[int, ...], device: torch.device) -> Tensor:
+    """(1, 1, T, T) bool: what each token sees, causal in its own document."""
+    mask = torch.zeros(starts[-1], starts[-1], dtype=torch.bool, device=device)
     for a, b in pairwise(starts):
-        mask[a:b, a:b] = torch.ones(b - a, b - a, dtype=torch.bool).tril()
-    return mask
+        mask[a:b, a:b] = torch.ones(b - a, b - a, dtype=torch.bool, device=device).tril()
+    return mask[None, None]
 
 
 def _one_mask(
     module: Any, q: Tensor, k: Tensor, v: Tensor, _: Any, scaling: float, starts: list[int], **__: Any
 ) -> Any:
-    mask = block_mask(tuple(starts))
+    mask, shared = block_mask(tuple(starts), q.device), q.shape[1] // k.shape[1]
+    if q.is_cuda and shared > 1:
+        # torch's kernels that take a mask on a GPU may not take shared heads, as transformers knows too.
+        k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1])
     return out.transpose(1, 2).contiguous(), None
 

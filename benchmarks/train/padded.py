@@ -28,14 +28,14 @@ class Loop:
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
-        self.model: Any = open_theirs(setting.shape, setting.folder)
+        self.model: Any = open_theirs(setting.shape, setting.folder).to(setting.device)
         if setting.frozen:
             self.model.model.vision_tower.requires_grad_(False)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=RATE, betas=BETAS, eps=EPS, weight_decay=0.0, fused=True)
 
     def run(self, updates: Sequence[Sequence[Features]]) -> list[Update]:
-        return timed(self.update, updates)
+        return timed(self.update, updates, self.setting.device)
 
     def update(self, documents: Sequence[Features]) -> tuple[float, int]:
         count, total, rows = supervised(documents), 0.0, 0
@@ -53,7 +53,8 @@ class Loop:
         raise NotImplementedError
 
     def autocast(self) -> Any:
-        return torch.autocast("cpu", self.setting.dtype, enabled=self.setting.dtype != torch.float32)
+        on = self.setting.dtype != torch.float32
+        return torch.autocast(self.setting.device.type, self.setting.dtype, enabled=on)
 
     def see(self, tiles: Tensor) -> Tensor:
         """Projected features (N, P^2, H) of views (N, 3, S, S)."""
@@ -69,7 +70,7 @@ class Loop:
         if not hasattr(self.model.model, "pack_image_features"):
             return seen.flatten(0, 1)
         (placed,) = document.layouts
-        size = torch.tensor([[placed.size[1], placed.size[0]]])
+        size = torch.tensor([[placed.size[1], placed.size[0]]])  # stays on the CPU: only its numbers are read
         newline, ratio = self.model.model.image_newline, self.model.config.vision_aspect_ratio
         return self.model.model.pack_image_features([seen], size, newline, ratio)[0][0]
 
@@ -87,25 +88,29 @@ class PaddedLoop(Loop):
     def passes(self, documents: Sequence[Features], count: int) -> Iterator[tuple[Tensor, int]]:
         for i in range(0, len(documents), self.setting.batch):
             with self.autocast():
-                yield self.padded(documents[i : i + self.setting.batch], count)
+                found = self.padded(documents[i : i + self.setting.batch], count)
+            yield found  # the pass back is no part of autocast
 
     def padded(self, documents: Sequence[Features], count: int) -> tuple[Tensor, int]:
-        side = self.setting.shape.tower["image_size"]
+        side, device = self.setting.shape.tower["image_size"], self.setting.device
         black = torch.zeros(1, 3, side, side)
         views = [document.tiles if document.layouts else black for document in documents]
-        seen = self.see(torch.cat(views)).split([len(one) for one in views])
-        embedded = [self.splice(document, part) for document, part in zip(documents, seen, strict=True)]
-        inputs = pad_sequence(embedded, batch_first=True)
+        # What LLaVA's collator makes is made on the CPU and taken over whole; it splices on the device.
+        ids = torch.cat([document.ids for document in documents]).to(device).split([len(one) for one in documents])
         labels = pad_sequence([document.labels for document in documents], batch_first=True, padding_value=IGNORE)
-        mask = pad_sequence([torch.ones(len(one), dtype=torch.bool) for one in embedded], batch_first=True)
+        mask = pad_sequence([torch.ones(len(one), dtype=torch.bool) for one in documents], batch_first=True)
+        labels, mask = labels.to(device), mask.to(device)
+        seen = self.see(torch.cat(views).to(device)).split([len(one) for one in views])
+        embedded = [self.splice(*parts) for parts in zip(documents, ids, seen, strict=True)]
+        inputs = pad_sequence(embedded, batch_first=True)
         output = self.model.model.language_model(inputs_embeds=inputs, attention_mask=mask, use_cache=False)
         return self.logits_loss(output.last_hidden_state, labels, count), mask.numel()
 
-    def splice(self, document: Features, seen: Tensor) -> Tensor:
-        """Embeddings (T, H) of a document with its visual tokens in place."""
+    def splice(self, document: Features, ids: Tensor, seen: Tensor) -> Tensor:
+        """Embeddings (T, H) of a document with its visual tokens in place; ``ids`` (T,) are its own on the device."""
         table = self.model.get_input_embeddings()
         if not document.layouts:
-            return torch.cat([table(document.ids), seen.flatten(0, 1)[:0]])
+            return torch.cat([table(ids), seen.flatten(0, 1)[:0]])
         places = (document.ids == IMAGE).nonzero().squeeze(1)
         first, last = int(places[0]), int(places[-1]) + 1
-        return torch.cat([table(document.ids[:first]), self.merge(seen, document), table(document.ids[last:])])
+        return torch.cat([table(ids[:first]), self.merge(seen, document), table(ids[last:])])

@@ -21,7 +21,7 @@ from pumice.types import IGNORE, IMAGE, Features
 from pumice.vision.layout import Policy, layout
 
 MOST_TOKENS = 1024
-"""Samples are cut at the right beyond it, as the originals cut at 2,048; a picture never is."""
+"""Samples are cut at the right beyond ``most`` tokens, as the originals cut at 2,048; a picture never is."""
 HEAD = 4
 """Tokens before the picture and the first turn."""
 MEGA = 50
@@ -59,13 +59,13 @@ class Draft:
     size: tuple[int, int] | None
     seed: int
 
-    def length(self, policy: Policy) -> int:
+    def length(self, policy: Policy, most: int = MOST_TOKENS) -> int:
         """Tokens of the laid-out sample."""
         visual = layout(self.size, policy).tokens if self.size else 0
         said = sum(asked + said for asked, said in self.turns)
-        return HEAD + visual + min(said, max(MOST_TOKENS - HEAD - visual, 2))
+        return HEAD + visual + min(said, max(most - HEAD - visual, 2))
 
-    def lay_out(self, policy: Policy, vocabulary: int) -> Features:
+    def lay_out(self, policy: Policy, vocabulary: int, most: int = MOST_TOKENS) -> Features:
         """The sample with random ids and pixels; answers carry loss."""
         generator = torch.Generator().manual_seed(self.seed)
         placed = (layout(self.size, policy),) if self.size else ()
@@ -73,7 +73,7 @@ class Draft:
         loss = [False] * (HEAD + visual)
         for asked, said in self.turns:
             loss += [False] * asked + [True] * said
-        carries = torch.tensor(loss[: self.length(policy)])
+        carries = torch.tensor(loss[: self.length(policy, most)])
         # The last ids are left to markers, such as transformers' place of a visual token.
         ids = torch.randint(10, vocabulary - 10, (len(carries),), generator=generator)
         ids[HEAD : HEAD + visual] = IMAGE
@@ -115,7 +115,9 @@ def shuffled_updates(count: int, updates: int, runs: int, run: int, seed: int) -
     return [mine[i * count : (i + 1) * count] for i in range(updates)]
 
 
-def grouped_update(batch: int, like: Sequence[Draft], policy: Policy, seed: int) -> list[Draft]:
+def grouped_update(
+    batch: int, like: Sequence[Draft], policy: Policy, seed: int, most: int = MOST_TOKENS
+) -> list[Draft]:
     """An update as length grouping makes them: batches of one length each, from a pool of MEGA batches.
 
     A pool as large as the sampler's takes too long to train on. So the update has other samples of the same mixture:
@@ -124,13 +126,13 @@ def grouped_update(batch: int, like: Sequence[Draft], policy: Policy, seed: int)
     from transformers.trainer_pt_utils import get_length_grouped_indices
 
     pool = drafts(MEGA * batch, seed + 1)
-    lengths = [draft.length(policy) for draft in pool]
+    lengths = [draft.length(policy, most) for draft in pool]
     generator = torch.Generator().manual_seed(seed)
     order = get_length_grouped_indices(lengths, batch, mega_batch_mult=MEGA, generator=generator)
     batches = [order[i : i + batch] for i in range(0, len(order), batch)]
     totals = np.array([sum(lengths[i] for i in numbers) for numbers in batches])
     rng = np.random.default_rng(seed)
-    wanted = sum(draft.length(policy) for draft in like)
+    wanted = sum(draft.length(policy, most) for draft in like)
     tries = [rng.choice(MEGA, -(-len(like) // batch), replace=False) for _ in range(500)]
     best = min(tries, key=lambda chosen: abs(int(totals[chosen].sum()) - wanted))
     return [pool[i] for number in best for i in batches[number]]
@@ -142,9 +144,9 @@ def padding(lengths: Sequence[int], batch: int) -> float:
     return 1.0 - sum(lengths) / sum(max(one) * len(one) for one in batches)
 
 
-def long_run(batch: int, policy: Policy, pools: int = 10) -> dict[str, float]:
+def long_run(batch: int, policy: Policy, most: int = MOST_TOKENS, pools: int = 10) -> dict[str, float]:
     """Mean tokens of a sample, and padding in random order and grouped by length, of ``pools`` * MEGA batches."""
-    lengths = [draft.length(policy) for draft in drafts(pools * MEGA * batch, seed=1)]
+    lengths = [draft.length(policy, most) for draft in drafts(pools * MEGA * batch, seed=1)]
     size = MEGA * batch
     grouped = [n for i in range(0, len(lengths), size) for n in sorted(lengths[i : i + size], reverse=True)]
     mean = sum(lengths) / len(lengths)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.train.samples import MOST_TOKENS
 from pumice.formats.describe import Description, describe
 from pumice.formats.opening import build, own_names
 from pumice.formats.shards import read_folder
@@ -25,12 +26,16 @@ LOUDER = 2.0
 
 @dataclass(frozen=True)
 class Shape:
-    """``kind`` is the prefix of transformers' class; the tables are fields of its configs."""
+    """``kind`` is the prefix of transformers' class; the tables are fields of its configs.
+
+    Samples are cut at ``most_tokens``, which a picture of the most tiles must leave room under.
+    """
 
     kind: str
     tower: Mapping[str, Any]
     lm: Mapping[str, Any]
     rest: Mapping[str, Any] = field(default_factory=dict)
+    most_tokens: int = MOST_TOKENS
 
     @property
     def image_token(self) -> int:
@@ -51,6 +56,10 @@ CLIP_B = {
     "model_type": "clip_vision_model", "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
     "num_attention_heads": 12, "image_size": 224, "patch_size": 32,
 }  # fmt: skip
+SIGLIP_SO = {
+    "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 26,
+    "num_attention_heads": 16, "image_size": 384, "patch_size": 14, "vision_use_head": False,
+}  # fmt: skip
 SMOLLM2 = {
     "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
     "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192,
@@ -59,6 +68,11 @@ SMOLLM2 = {
 LLAMA_160M = {
     "model_type": "llama", "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
     "num_attention_heads": 12, "vocab_size": 32000, "max_position_embeddings": 2048, "tie_word_embeddings": False,
+}  # fmt: skip
+QWEN2_05B = {
+    "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
+    "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768,
+    "rope_theta": 1000000.0, "tie_word_embeddings": True,
 }  # fmt: skip
 TINY = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
 TINY_LM = {
@@ -76,12 +90,24 @@ SHAPES = {
     "elva-160m": Shape(
         "LlavaOnevision", CLIP_B, LLAMA_160M, {**SECOND_LAST, "image_grid_pinpoints": grids(224, FOUR)}
     ),
+    # LLaVA-OneVision-0.5B as published: of the tower's 27 blocks the last is left out, so that -1 is the second-last's.
+    # 729 tokens a tile; tiles up to 2 x 2 instead of 6 x 6, so that a picture has at most 3,699 tokens. For a GPU.
+    "onevision-0.5b": Shape(
+        "LlavaOnevision", SIGLIP_SO, QWEN2_05B, {**LAST, "image_grid_pinpoints": grids(384, FOUR)}, most_tokens=4096
+    ),
     "tiny": Shape(
         "LlavaOnevision",
         {**TINY, "model_type": "siglip_vision_model", "num_hidden_layers": 2, "image_size": 28, "patch_size": 14,
          "vision_use_head": False},
         TINY_LM,
         {**LAST, "image_grid_pinpoints": grids(28, FOUR)},
+    ),
+    "tiny-qwen2": Shape(
+        "LlavaOnevision",
+        {**SIGLIP_SO, **TINY, "num_hidden_layers": 2, "image_size": 33, "patch_size": 14},
+        {**QWEN2_05B, **TINY, "num_hidden_layers": 2, "num_key_value_heads": 2, "vocab_size": 320},
+        {**LAST, "image_grid_pinpoints": grids(33, FOUR)},
+        most_tokens=256,
     ),
     "tiny-clip": Shape(
         "Llava",
