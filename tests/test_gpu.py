@@ -76,7 +76,7 @@ def test_packed_documents_have_the_logits_of_separate_ones(tokenizer, processor)
     made = documents(processor)
     exact = [model.logits(pack([one]).to(DEVICE)) for one in made]
     whole = model.logits(pack(made).to(DEVICE))
-    assert distance(whole, torch.cat(exact)) < 1e-5
+    assert distance(whole, torch.cat(exact)) < 3e-4  # fp32, but a GPU sums other shapes in another order
     half = cast(model, torch.bfloat16).logits(pack(made).to(DEVICE))
     assert distance(half, torch.cat(exact)) < 5e-2
 

@@ -32,7 +32,7 @@ from pumice.plan.recipe import sizes_of
 from pumice.train import run as running
 from pumice.train.course import lora_parameters
 from pumice.train.finetune import write_recipe
-from pumice.train.lowrank import add_lora, folded, has_lora, lora_pairs, set_lora_pairs, updates
+from pumice.train.lowrank import add_lora, folded, has_lora, lora_pairs, narrow, set_lora_pairs, updates
 from pumice.train.objectives import Learner
 from pumice.train.parallel import World
 from pumice.train.run import train
@@ -423,3 +423,41 @@ def test_the_dry_run_counts_the_matrices(bases, data, tmp_path):
 def test_recipes_that_cannot_be_trained_are_refused(parts, settings, message):
     with pytest.raises(PumiceError, match=message):
         load_recipe(parts, settings)
+
+
+def test_a_low_rank_layer_computes_what_pefts_own_does():
+    torch.manual_seed(0)
+    module = tiny_model(300).lm
+    add_lora(module, LoraConfig(rank=3, alpha=5.0), 0)
+    layer = module.model.layers[1].mlp.up_proj
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    x = torch.randn(2, 7, 32, requires_grad=True)
+    factors = [layer.lora_A["default"].weight, layer.lora_B["default"].weight, x]
+    for dtype in (None, torch.bfloat16):
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            mine, theirs = layer(x), type(layer).forward(layer, x)
+        assert mine.dtype == theirs.dtype
+        grads = [torch.autograd.grad(out.float().square().sum(), factors) for out in (mine, theirs)]
+        for a, b in zip([mine, *grads[0]], [theirs, *grads[1]], strict=True):
+            assert torch.allclose(a, b, rtol=0, atol=(3e-2 if dtype else 1e-6) * float(b.abs().max()))
+
+
+def test_frozen_weights_in_16_bit_change_what_rounding_does_and_no_more():
+    torch.manual_seed(0)
+    ids, losses = torch.randint(0, 300, (1, 40)), []
+    for dtype in (torch.float32, torch.bfloat16):
+        lm = tiny_model(300).lm
+        lm.set_attn_implementation("sdpa")
+        narrow(lm, dtype)
+        add_lora(lm, LoraConfig(rank=3, alpha=5.0), 0)
+        kinds = {("lora" if ".lora_" in name else "own"): value.dtype for name, value in lm.named_parameters()}
+        assert kinds == {"lora": torch.float32, "own": dtype}
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = lm(input_ids=ids, labels=ids).loss
+        loss.backward()
+        trained = [value for name, value in lm.named_parameters() if ".lora_B" in name]
+        losses.append((float(loss.detach()), torch.cat([value.grad.flatten() for value in trained])))
+        assert all(value.grad.dtype == torch.float32 for value in trained)
+    (here, mine), (there, theirs) = losses
+    assert there == pytest.approx(here, rel=2e-2)
+    assert float(torch.cosine_similarity(mine, theirs, dim=0)) > 0.98

@@ -434,3 +434,14 @@ def test_a_tower_can_be_held_to_what_it_knew(run, monkeypatch):
         before, after = made.learner.teacher(tile), made.learner.model.tower(tile)
         moved.append(float((1 - torch.cosine_similarity(before, after, dim=-1)).mean().detach()))
     assert moved[1] < 0.3 * moved[0]
+
+
+def test_a_batch_without_text_teaches_no_reading_and_breaks_nothing(run):
+    made = run()
+    shown = pack([encode(conversation(5, (28, 28), "what?", "noise"), made.processor)])
+    made.learner.dense_weight = 1.0
+    for objective, terms in (("read", 1), ("align", 2), ("answer", 2)):
+        found = OBJECTIVES[objective](made.learner, shown)
+        (read,) = [term for term in found if term.name == "read"]
+        assert (len(found), float(read.total.detach()), float(read.count)) == (terms, 0.0, 0.0)
+        sum(term.total for term in found).backward()

@@ -6,6 +6,7 @@ steps ──`loaders` processes, in order──> Step, Step, … while the model
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -111,6 +112,7 @@ def _as_it_is(step: Any) -> Any:
 
 
 def _begin(_: int) -> None:
-    """fsspec's own thread doesn't survive a fork; a file system that was open begins anew."""
+    """fsspec's own thread doesn't survive a fork; a file system that was open begins anew. Training goes before."""
+    os.nice(5)
     if "fsspec.asyn" in sys.modules:
         sys.modules["fsspec.asyn"].reset_lock()

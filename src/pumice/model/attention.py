@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -91,11 +91,17 @@ def _varlen() -> Callable[..., Any] | None:
     return varlen_attn if "enable_gqa" in known else lambda *args, enable_gqa, **kw: varlen_attn(*args, **kw)
 
 
+@lru_cache(maxsize=4)
+def _on_device(starts: tuple[int, ...], device: torch.device) -> Tensor:
+    """(D+1,) int32, made once for all layers of a pass."""
+    return torch.tensor(starts, dtype=torch.int32, device=device)
+
+
 def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, starts: list[int], kind: Kind) -> Tensor:
     """All documents in one call of Flash Attention's variable-length kernel (GPU, 16 bit)."""
     varlen_attn = _varlen()
     assert varlen_attn is not None
-    ends = torch.tensor(starts, dtype=torch.int32, device=q.device)
+    ends = _on_device(tuple(starts), q.device)
     longest = max(b - a for a, b in pairwise(starts))
     window = (-1 if kind.window is None else kind.window - 1, 0)
     query, key, value = (part.transpose(0, 1).contiguous() for part in (q, k, v))

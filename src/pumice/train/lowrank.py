@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pumice.config import LoraConfig
 from pumice.formats.lora import Update
@@ -50,9 +52,33 @@ def add_lora(module: nn.Module, config: LoraConfig, seed: int, device: torch.dev
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
+            if ".lora_" in name:
+                parameter.data = parameter.data.float()  # peft gives them the dtype of the weights beside them
             if ".lora_A." in name:  # peft draws from the global generator; ours is a function of the seed
                 drawn = torch.empty(parameter.shape).normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
                 parameter.copy_(drawn)
+    if config.kind == "lora" and not config.quantize:
+        for layer in _layers(module).values():
+            layer.forward = MethodType(_fused, layer)
+
+
+def _fused(self: Any, x: Tensor) -> Tensor:
+    """What peft computes, x (..., in) to (..., out), in a third of the calls: a small model on a GPU waits for them."""
+    plain = self.base_layer(x)
+    inner = F.linear(x, self.lora_A["default"].weight).flatten(0, -2)
+    b = self.lora_B["default"].weight
+    return torch.addmm(plain.flatten(0, -2), inner, b.t(), alpha=self.scaling["default"]).view_as(plain)
+
+
+@torch.no_grad()
+def narrow(module: nn.Module, dtype: torch.dtype) -> None:
+    """Hold a frozen module's weights in ``dtype``, in place; low-rank matrices stay fp32.
+
+    Its matrix products round them so anyway; between them activations then take half the room.
+    """
+    for name, parameter in module.named_parameters():
+        if ".lora_" not in name and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
 
 
 def _quantise(module: nn.Module, names: Sequence[str], device: torch.device | None) -> None:

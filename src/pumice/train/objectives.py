@@ -191,7 +191,7 @@ def _align_term(learner: Learner, batch: Batch, visual: Tensor, weight: float) -
     found = learner.targets(batch)
     places, targets = found.places, found.tokens
     table = whole(learner.model.lm.get_input_embeddings().weight.detach())
-    scale = ALIGN_LOGIT / float(table.square().sum(1).mean())
+    scale = ALIGN_LOGIT / float(table.float().square().sum(1).mean())
     # Where several tokens share a visual token, each counts in proportion: the target is a mixture.
     used, row = places.unique(return_inverse=True)
     bias = learner.head.word_bias * BIAS_UNIT
@@ -210,7 +210,8 @@ def _sharing(places: Tensor) -> Tensor:
 
 def _beside(learner: Learner, batch: Batch, features: Tensor) -> list[Term]:
     """The tower's losses beside another objective, those that the stage gives a weight."""
-    return [*_read_beside(learner, batch, features), *_keep_beside(learner, batch, features)]
+    read = [_dense_term(learner, batch, features, learner.dense_weight)] if learner.dense_weight else []
+    return read + _keep_beside(learner, batch, features)
 
 
 def _keep_beside(learner: Learner, batch: Batch, features: Tensor) -> list[Term]:
@@ -232,19 +233,11 @@ def _unread(learner: Learner, batch: Batch) -> Tensor:
     return views
 
 
-def _read_beside(learner: Learner, batch: Batch, features: Tensor) -> list[Term]:
-    """The reading loss beside another objective, when the stage gives it a weight."""
-    if not learner.dense_weight:
-        return []
-    if len(learner.targets(batch).views):
-        return [_dense_term(learner, batch, features, learner.dense_weight)]
-    # A worker without text on its pages still takes part in the sum over workers.
-    return [Term("read", features.sum() * 0.0, torch.tensor(0.0), learner.dense_weight)]
-
-
 def _dense_term(learner: Learner, batch: Batch, features: Tensor, weight: float) -> Term:
     """Reading loss over the pictures that carry glyphs, on the features of the tower's first chosen block."""
     found = learner.targets(batch)
+    if not len(found.views):  # a worker without text on its pages still takes part in the sum over workers
+        return Term("read", features.sum() * 0.0, torch.tensor(0.0), weight)
     logits = learner.head(features[found.views][..., : learner.model.tower.hidden])
     total, count = dense_loss(logits, found.slots)
     right, items = dense_accuracy(logits, found.slots)

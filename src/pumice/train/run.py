@@ -28,10 +28,11 @@ from pumice.train.checkpoint import checkpoints, has_low_rank, load_training_sta
 from pumice.train.dense import DenseHead
 from pumice.train.flops import batch_flops
 from pumice.train.loop import Run, run_stage
+from pumice.train.lowrank import narrow
 from pumice.train.metrics import Cost, peak_flops
 from pumice.train.objectives import Learner
 from pumice.train.parallel import World, join_world, leave_world, main_first
-from pumice.train.product import check_product, write_weights
+from pumice.train.product import MODEL, check_product, product, write_weights
 from pumice.train.provenance import note
 from pumice.train.saver import Saver
 from pumice.train.shard import shard
@@ -119,6 +120,8 @@ def train(
     processor, dtype = build_processor(recipe.model), precision(recipe, world.device)
     if recipe.parallel == "shard" and world.size > 1:
         _share_out(recipe, learner, world, dtype)
+    elif world.device.type == "cuda" and _frozen(recipe):
+        narrow(learner.model.lm, dtype)
     printer = Printer(out, live=None if world.main else False)  # one bar, however many workers
     reports = Reports(printer, open_trackers(track, out, resolved(recipe)) if world.main else [])
     run = Run(learner, processor, recipe.seed, out, world, reports, dtype, saves=state["saves"], tick=reports.step)
@@ -148,6 +151,12 @@ def train(
             if not stage.patience:
                 keep()
     return learner
+
+
+def _frozen(recipe: Recipe) -> bool:
+    """Whether the language model's own weights never train, and aren't what the run writes."""
+    low_rank = [stage.lora for stage in recipe.stages if stage.lr.get("lm")]
+    return all(config and not config.quantize for config in low_rank) and product(recipe, recipe.stages) != MODEL
 
 
 def reading_ahead(world: World) -> int:

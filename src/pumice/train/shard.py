@@ -63,6 +63,5 @@ def clip_gradients(trainable: Mapping[str, nn.Parameter], limit: float, world: W
     sums = squares.sum(0)
     norm = float(sums.sum().sqrt())
     if norm > limit:
-        for mine in local.values():
-            mine.mul_(limit / (norm + 1e-6))
+        torch._foreach_mul_(list(local.values()), limit / (norm + 1e-6))  # pyright: ignore[reportPrivateImportUsage]
     return norm, dict(zip(modules, sums.sqrt().tolist(), strict=True))
