@@ -60,9 +60,17 @@ class Assistant:
         answers: list[Answer] = []
         for start in range(0, len(samples), batch):
             prompts = [self._encode(sample) for sample in samples[start : start + batch]]
-            done = complete(self.model, prompts, self.processor.stop_ids, max_tokens)
-            answers += [self._answer(prompt, completion) for prompt, completion in zip(prompts, done, strict=True)]
+            answers += self.answer_prompts(prompts, max_tokens)
         return answers
+
+    def answer_prompts(self, prompts: Sequence[Features], max_tokens: int = 128) -> list[Answer]:
+        """Continue prompts that `pumice.encode.encode` laid out, all of them in one batch.
+
+        Raises:
+            PumiceError: the longest prompt and its answer are more than the model takes.
+        """
+        done = complete(self.model, prompts, self.processor.stop_ids, max_tokens)
+        return [self._answer(prompt, completion) for prompt, completion in zip(prompts, done, strict=True)]
 
     @overload
     def chat(
@@ -83,7 +91,7 @@ class Assistant:
         prompt = self._encode(to_sample(messages))
         if stream:
             return self._stream(prompt, max_tokens)
-        return self._answer(prompt, complete(self.model, [prompt], self.processor.stop_ids, max_tokens)[0])
+        return self.answer_prompts([prompt], max_tokens)[0]
 
     @torch.inference_mode()
     def logits(self, messages: Sequence[dict[str, Any]]) -> Tensor:
@@ -97,8 +105,7 @@ class Assistant:
         Raises:
             PumiceError: as `chat`.
         """
-        prompt = self._encode(sample)
-        return self._answer(prompt, complete(self.model, [prompt], self.processor.stop_ids, max_tokens)[0])
+        return self.answer_prompts([self._encode(sample)], max_tokens)[0]
 
     def _encode(self, sample: Sample) -> Features:
         return encode(sample, self.processor, prompt=sample.turns[-1].role != "assistant")

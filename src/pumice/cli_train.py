@@ -115,21 +115,43 @@ def _finetune(args: argparse.Namespace) -> int:
 def eval_parser(name: str) -> Parser:
     parser = make_parser(
         name,
-        "Score a model on the built-in tasks: rendered pages and pictures that no model was trained on.",
+        "Score a model on the built-in tasks: rendered pages and pictures that no model was trained on; with --suite "
+        "on public benchmarks, through lmms-eval.",
         """
 pumice eval pocket
 pumice eval pocket --tasks shop,city,objects -n 20
-pumice eval runs/pocket --json scores.json --html scores.html""",
+pumice eval runs/pocket --json scores.json --html scores.html
+pumice eval runs/pocket --suite llava15 --out scores/pocket
+pumice eval http://localhost:8000/v1 --suite docvqa,ocrbench -n 100""",
     )
-    parser.add_argument("model", metavar="MODEL", help="a model's name or folder")
+    parser.add_argument("model", metavar="MODEL", help="a model's name or folder; with --suite a server's URL too")
     parser.add_argument("--tasks", metavar="A,B", help="only these tasks or groups of tasks (default: all)")
-    parser.add_argument("-n", type=positive, default=200, metavar="N", help="questions a task (default: %(default)s)")
+    parser.add_argument(
+        "-n", type=positive, metavar="N", help="questions a task (default: 200, of public benchmarks all)"
+    )
+    parser.add_argument(
+        "--suite",
+        metavar="A,B",
+        default="embedded",
+        help="embedded (the built-in tasks), llava15, next, onevision, elva, benchmarks, or tasks of lmms-eval",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="with --suite: folder of results, answers and journal (default: "
+        "scores/ and the model's name); the same command again asks only what is left",
+    )  # fmt: skip
+    parser.add_argument("--batch", type=positive, default=8, metavar="N", help="with --suite: questions at a time")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="with --suite: folder of cord_instruct.jsonl or parsing_bench.jsonl"
+    )
+    parser.add_argument("--include", type=Path, metavar="DIR", help="with --suite: folder of your own lmms-eval tasks")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with pictures and answers")
     return parser
 
 
 def eval_command(args: argparse.Namespace) -> int:
+    if args.suite != "embedded":
+        return _eval_public(args)
     tasks = [task.strip() for task in args.tasks.split(",") if task.strip()] if args.tasks is not None else None
     if tasks == []:
         raise PumiceError("--tasks is empty; expected names with commas between them")
@@ -140,5 +162,21 @@ def eval_command(args: argparse.Namespace) -> int:
     from pumice.eval.suite import check_tasks
 
     check_tasks(tasks or [])  # before the model is loaded
-    embedded.main(args.model, tasks, args.n, args.json, args.html)
+    embedded.main(args.model, tasks, args.n or 200, args.json, args.html)
     return 0
+
+
+def _eval_public(args: argparse.Namespace) -> int:
+    names = [name.strip() for name in args.suite.split(",") if name.strip()]
+    if not names or args.tasks is not None or args.json or args.html:
+        raise PumiceError(
+            "--suite takes names with commas between them, and --out instead of --tasks, --json and --html"
+        )
+    for folder in (args.data, args.include):
+        if folder is not None and not folder.is_dir():
+            raise PumiceError(f"{folder}: no such folder")
+    from pumice.eval import public
+
+    public.check_installed()  # before torch is imported
+    out = args.out or Path("scores") / (Path(args.model).name or "model")
+    return public.main(args.model, names, public.Options(out, args.batch, args.n, args.data, args.include))

@@ -217,6 +217,16 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+def _ocr() -> Answers:
+    from pumice.eval.ocr import open_ocr
+
+    return open_ocr()
+
+
+BASELINES: dict[str, Callable[[], Answers]] = {"ocr": _ocr}
+"""What `main` takes beside the names of models: a pipeline to compare them with."""
+
+
 def main(
     model: str,
     tasks: Sequence[str] | None = None,
@@ -232,7 +242,7 @@ def main(
     import pumice
     from pumice.eval import report as out
 
-    assistant = pumice.load(model)
+    assistant = BASELINES[model]() if model in BASELINES else pumice.load(model)
     with out.progress_bar() as step:
         report = evaluate(assistant, tasks or (), n, progress=step)
     about = out.provenance(model, report)
