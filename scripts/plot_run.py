@@ -32,7 +32,18 @@ def read_stages(run: Path) -> dict[str, list[dict[str, Any]]]:
     stages: dict[str, list[dict[str, Any]]] = {row["stage"]: [] for row in rows}
     for stage, step in sorted(table):
         stages[stage].append(table[stage, step])
+    for found in stages.values():
+        count_pictures(found)
     return stages
+
+
+def count_pictures(rows: list[dict[str, Any]]) -> None:
+    """Put the pictures that a stage has really had into its rows: a log counts as if its batch had never changed."""
+    done = seen = 0
+    for row in rows:
+        batch = round(row["pictures_s"] * row["step_s"])
+        seen += batch * (row["step"] - done)
+        done, row["pictures"] = row["step"], seen
 
 
 def print_totals(run: Path, stage: str, rows: list[dict[str, Any]]) -> None:
@@ -45,16 +56,27 @@ def print_totals(run: Path, stage: str, rows: list[dict[str, Any]]) -> None:
     print(f"{run.name} {stage}: {rows[-1]['pictures']} pictures, {hours:.2f} h of wall time, at the end {held}")
 
 
+def print_heldout(rows: list[dict[str, Any]]) -> None:
+    """Held-out accuracies wherever they were measured."""
+    for row in rows:
+        held = {term: row[key] for term in TERMS if (key := f"heldout_{term}_accuracy") in row}
+        if held:
+            print(f"    {row['pictures']} pictures: {held}")
+
+
 def main() -> None:
     """Read the runs' logs, print their totals and write the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("figure", type=Path)
+    parser.add_argument("--heldout", action="store_true", help="print all held-out accuracies too")
     options = parser.parse_args()
     found = [(run, stage, rows) for run in options.runs for stage, rows in read_stages(run).items()]
     figure, panels = plt.subplots(1, len(found), figsize=(5 * len(found), 3.6), sharey=True, squeeze=False)
     for panel, (run, stage, here) in zip(panels[0], found, strict=True):
         print_totals(run, stage, here)
+        if options.heldout:
+            print_heldout(here)
         for term, label in TERMS.items():
             seen = [(row["pictures"], row[f"{term}_accuracy"]) for row in here if f"{term}_accuracy" in row]
             held = [(row["pictures"], row[key]) for row in here if (key := f"heldout_{term}_accuracy") in row]

@@ -47,7 +47,7 @@ def test_pocket():
     read, _, answer = recipe.stages
     assert set(read.lr) == {"tower", "head"}
     assert read.lora is None
-    assert answer.lora == LoraConfig(32, 64.0)
+    assert answer.lora == LoraConfig(48, 96.0)
     assert all(sum(stage.data.values()) == pytest.approx(1) for stage in recipe.stages)
 
 
@@ -86,17 +86,17 @@ def test_layouts_of_several_pictures_and_of_videos():
     assert recipe.model.video == replace(VIDEO_PRESETS["ONEVISION_VIDEO"], frames=8)
     assert load_recipe(RECIPES / "pocket.toml").model.several is None
     for override, message in (
-        ("model.several.preset=ONEVISION_MULTI", r"model.several: tiles of 384 pixels and 27 tokens.*\(224, 8\)"),
-        ("model.video={tile = 224, side = 8, frame = 3}", r"model.video.frame: unknown key; the nearest is 'frames'"),
+        ("model.several.preset=ONEVISION_MULTI", r"model.several: tiles of 384 pixels and 27 tokens.*\(224, 16\)"),
+        ("model.video={tile = 224, side = 16, frame = 3}", r"model.video.frame: unknown key; the nearest is 'frames'"),
         ("model.video.preset=POCKET", r"model.video.preset: expected one of ONEVISION_VIDEO"),
-        ("model.video={tile = 224, side = 8, pool = 'mean'}", r"model.video: pool = 'mean'; expected one of bilinear"),
+        ("model.video={tile = 224, side = 16, pool = 'mean'}", r"model.video: pool = 'mean'; expected one of bilinear"),
     ):
         with pytest.raises(PumiceError, match=message):
             load_recipe(RECIPES / "pocket.toml", [override])
 
 
 def test_resolved_recipes_with_every_layout_are_read_back(tmp_path):
-    video = "model.video={tile = 224, side = 8, newline = 'grid'}"
+    video = "model.video={tile = 224, side = 16, newline = 'grid'}"
     recipe = load_recipe(RECIPES / "pocket.toml", ["model.several={preset = 'POCKET', newline = false}", video])
     (tmp_path / "again.toml").write_text(resolved(recipe))
     assert load_recipe(tmp_path / "again.toml") == recipe
@@ -170,7 +170,7 @@ def test_a_stage_must_train_something_on_something(write):
     head = 'base = "pocket.toml"\n[stages.read]\n'
     with pytest.raises(PumiceError, match=r"stages.read.lr: nothing is trained"):
         load_recipe(write(frozen=f"{head}lr = {{ tower = 0, head = 0 }}"))
-    kinds = ", ".join(f"{kind} = 0" for kind in ("wall", "lines", "receipts", "forms", "tables", "charts"))
+    kinds = ", ".join(f"{kind} = 0" for kind in ("wall", "lines", "receipts", "forms", "tables", "charts", "objects"))
     with pytest.raises(PumiceError, match=r"stages.read.data: nothing to train on"):
         load_recipe(write(empty=f"{head}data = {{ {kinds} }}"))
 

@@ -126,6 +126,20 @@ def test_elva_tokens_of_every_grid():
         ((1000, 50), (2, 1), (2, 16), 64 + 2 * 17),  # a thin line of text keeps its rows
     ],
 )
+def test_pocket_with_four_patches_a_token(size, grid, final, tokens):
+    got = layout(size, dataclasses.replace(PRESETS["POCKET"], side=8))
+    assert ((got.cols, got.rows), got.map, got.tokens) == (grid, final, tokens)
+
+
+@pytest.mark.parametrize(
+    ("size", "grid", "final", "tokens"),
+    [
+        ((224, 224), (1, 1), (16, 16), 16 * 17),
+        ((200, 120), (1, 1), (10, 16), 10 * 17),
+        ((448, 224), (2, 1), (16, 32), 256 + 16 * 33),
+        ((448, 448), (2, 2), (32, 32), 256 + 32 * 33),
+    ],
+)
 def test_pocket(size, grid, final, tokens):
     got = layout(size, PRESETS["POCKET"])
     assert ((got.cols, got.rows), got.map, got.tokens) == (grid, final, tokens)
@@ -144,7 +158,7 @@ def test_cover_never_drops_picture_and_truncation_does():
         assert right >= got.offset[0] + got.resized[0] - 1
         assert top <= got.offset[1] + 1
         assert bottom >= got.offset[1] + got.resized[1] - 1
-    assert layout((1000, 50), dataclasses.replace(pocket, rounding="truncate")).map == (0, 16)
+    assert layout((1000, 20), dataclasses.replace(pocket, rounding="truncate")).map == (0, 32)
 
 
 def random_sizes(count):

@@ -99,7 +99,9 @@ def assert_same(one: Assistant, other: Assistant) -> None:
         assert expected.std() > 0.01
         assert torch.equal(other.logits(messages), expected)
     first, again = (a.ask(picture(7, (50, 70)), "What?", max_tokens=6) for a in (one, other))
-    assert (first.text, first.tokens, first.logprob) == (again.text, again.tokens, again.logprob)
+    assert (first.text, first.tokens) == (again.text, again.tokens)
+    # Kernels may sum in another order where a tensor lies elsewhere in memory.
+    assert first.logprob == pytest.approx(again.logprob, abs=1e-3)
 
 
 def assert_round_trip(assistant: Assistant, folder: Path, dtype: torch.dtype = torch.float32) -> Assistant:

@@ -444,7 +444,7 @@ def test_pocket_is_its_recipe():
     pocket = find_model("pocket")
     assert count.lm_parameters(pocket.lm) == 134_515_008
     assert pocket.policy == POCKET
-    assert costs(pocket, (448, 448), 0, "fp32").tokens == 64 + 16 * 17
+    assert costs(pocket, (448, 448), 0, "fp32").tokens == 256 + 32 * 33
 
 
 PART_CONFIGS = {
@@ -868,7 +868,7 @@ def test_empty_folder_and_missing_parts(tmp_path):
         ('lm = "smollm2-135m-instruct"', 'lm = "nowhere"', ["model.lm", "'nowhere'", "smollm2-135m-instruct"]),
         ('source = "dinov2-small-14"', 'source = "nowhere"', ["model.tower.source", "dinov2-small-14"]),
         ('type = "dinov2"', 'type = "clip"', ["model.tower.type = clip", "dinov2"]),
-        ("shuffle = 2", "shuffle = 4", ["model.layout.side = 8", "16 patches a side, 4"]),
+        ("shuffle = 1", "shuffle = 4", ["model.layout.side = 16", "16 patches a side, 4"]),
     ):
         assert old in recipe
         (tmp_path / "recipe.toml").write_text(recipe.replace(old, new))

@@ -28,8 +28,8 @@ from pumice.train.objectives import OBJECTIVES, Learner, term_counts
 from pumice.train.optim import factor
 from pumice.train.parallel import World
 from pumice.train.start import start_from
-from pumice.train.targets import split_words
-from pumice.types import Batch, Glyph, PumiceError
+from pumice.train.targets import Labeller, inside, split_words
+from pumice.types import Batch, Glyph, Named, PumiceError
 from pumice.vision.layout import PRESETS, layout
 
 RATES = {"tower": 1e-3, "connector": 1e-3, "newline": 1e-3, "lm": 1e-3, "head": 1e-3}
@@ -287,6 +287,27 @@ def test_alignment_puts_each_token_under_its_ink(run):
     assert int(found.places.max()) < sum(placed.tokens for placed in batch.layouts)
 
 
+@pytest.mark.parametrize("size", [(224, 224), (448, 224), (300, 200)])
+def test_visual_tokens_inside_of_a_thing_have_its_words(tokenizer, size):
+    placed = layout(size, PRESETS["POCKET"])
+    left = Named(("cat", "red"), 0, 0, size[0] / 2, size[1])
+    places = inside(placed, left)
+    first = placed.side**2 if placed.overview else 0
+    width = placed.map[1] + placed.newline
+    cols = [place % placed.side if place < first else (place - first) % width for place in places]
+    sides = [placed.side if place < first else placed.map[1] for place in places]
+    assert max(col / side for col, side in zip(cols, sides, strict=True)) < 0.5
+    assert len(places) > 0.3 * placed.map[0] * placed.map[1] / 2
+    assert set(places) < set(range(placed.tokens))
+    none = torch.zeros(0)
+    batch = Batch(none, none, none, none, none, (placed, placed), ((), ()), ((left,), ()))
+    found = Labeller(tokenizer, 14).targets(batch)
+    assert sorted(set(found.places.tolist())) == places
+    assert tokenizer.decode(found.tokens[: len(" cat red")]) == " cat red"  # a token a byte
+    assert len(found.tokens) == len(places) * len(" cat red")
+    assert not len(found.views)  # nothing to read on it
+
+
 def test_words_are_cut_at_spaces_and_line_ends():
     def line(text, y):
         return [Glyph(c, 10 * i, y, 10 * i + 8, y + 12) for i, c in enumerate(text) if c != " "]
@@ -412,7 +433,9 @@ def keeping(made: Run, weight: float) -> tuple[Batch, torch.Tensor]:
     text = one_batch(made, stage("read"), 0)
     shown = pack([encode(conversation(5, (28, 28), "what?", "noise"), made.processor)])
     tiles, layouts = torch.cat([text.tiles, shown.tiles]), text.layouts + shown.layouts
-    return replace(shown, tiles=tiles, layouts=layouts, glyphs=(*text.glyphs, ())), shown.tiles
+    return replace(
+        shown, tiles=tiles, layouts=layouts, glyphs=(*text.glyphs, ()), things=((),) * len(layouts)
+    ), shown.tiles
 
 
 def test_the_loss_that_keeps_counts_pictures_without_known_characters(run):

@@ -120,6 +120,7 @@ def encode(sample: Sample, processor: Processor, prompt: bool = False) -> Featur
         layouts=tuple(layout for _, layout in placed),
         id=sample.id,
         glyphs=tuple(media.glyphs for media, _ in placed),
+        things=tuple(media.things for media, _ in placed),
     )
 
 

@@ -49,6 +49,16 @@ class Glyph(NamedTuple):
     y1: float
 
 
+class Named(NamedTuple):
+    """A thing that a drawn picture shows: words for it, best first ("apple", "red"), and its box in picture pixels."""
+
+    words: tuple[str, ...]
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
 @dataclass(frozen=True)
 class Media:
     """A picture, a video or one page of a PDF that has not been decoded yet.
@@ -56,7 +66,7 @@ class Media:
     ``reference`` is a path, ``bytes`` of an encoded file, or a PIL image. ``size`` is (width, height) in pixels after
     EXIF rotation (of a video, after its display rotation); of a page in points of 1/72 inch, since its pixels depend on
     the layout. A video has ``frames`` frames at ``fps`` a second on average. ``page`` counts from 0. ``glyphs`` are the
-    characters drawn on a rendered page, when known.
+    characters drawn on a rendered page and ``things`` what else it shows, when known.
     """
 
     reference: Any
@@ -65,6 +75,7 @@ class Media:
     frames: int = 1
     name: str = ""
     glyphs: tuple[Glyph, ...] = field(default=(), repr=False)
+    things: tuple[Named, ...] = ()
     fps: float = 0.0
     page: int = 0
 
@@ -149,6 +160,7 @@ class Features:
     layouts: tuple[Layout, ...]
     id: str = ""
     glyphs: tuple[tuple[Glyph, ...], ...] = ()
+    things: tuple[tuple[Named, ...], ...] = ()
     source: str = ""
 
     def __len__(self) -> int:
@@ -158,7 +170,7 @@ class Features:
 @dataclass(frozen=True)
 class Targets:
     """What a batch's rendered pages teach beside answers: ``slots`` (N', patches, 3) int64, the characters in each
-    patch of the ``views`` (N',); ``tokens`` (K',), LM tokens drawn under the visual tokens ``places`` (K',).
+    patch of the ``views`` (N',); ``tokens`` (K',), LM tokens of what is drawn under the visual tokens ``places`` (K',).
     """
 
     slots: Tensor
@@ -177,7 +189,7 @@ class Batch:
 
     ids, labels, positions (T,) int64; starts (D+1,) int32 offsets of the documents, starts[D] == T;
     tiles (N, 3, S, S) float32; layouts in reading order over all documents; sources name where each document comes
-    from. ``targets`` stand in the place of glyphs once they are made.
+    from. ``targets`` stand in the place of glyphs and things once they are made.
     """
 
     ids: Tensor
@@ -187,6 +199,7 @@ class Batch:
     tiles: Tensor
     layouts: tuple[Layout, ...]
     glyphs: tuple[tuple[Glyph, ...], ...] = ()
+    things: tuple[tuple[Named, ...], ...] = ()
     sources: tuple[str, ...] = ()
     targets: Targets | None = None
 

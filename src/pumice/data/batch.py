@@ -34,5 +34,6 @@ def pack(documents: Sequence[Features]) -> Batch:
         tiles=torch.cat([document.tiles for document in documents]),
         layouts=tuple(placed for document in documents for placed in document.layouts),
         glyphs=tuple(drawn for document in documents for drawn in document.glyphs),
+        things=tuple(shown for document in documents for shown in document.things),
         sources=tuple(document.source for document in documents),
     )

@@ -48,7 +48,8 @@ def step_batches(
         if len(batches) < most:
             numbers = (packs[0][:1] for r in range(size) if (packs := feed.packs(step, r, size)))
             spare = batches[0] if batches else pack(feed.read(next(numbers)))
-            idle = replace(spare, labels=torch.full_like(spare.labels, IGNORE), glyphs=((),) * len(spare.layouts))
+            none = ((),) * len(spare.layouts)
+            idle = replace(spare, labels=torch.full_like(spare.labels, IGNORE), glyphs=none, things=none)
             batches += [idle] * (most - len(batches))
     return [finish(batch) for batch in batches] if finish else batches
 

@@ -50,7 +50,8 @@ def render(mixture: Mapping[str, float], seed: int, split: Split, index: int) ->
 
 def to_sample(rendered: Rendered, id: str = "") -> Sample:
     """A conversation that asks all of a picture's questions in order; a picture without questions stands alone."""
-    media = Media(rendered.image, rendered.image.size, name=rendered.kind, glyphs=rendered.glyphs)
+    shown = {"glyphs": rendered.glyphs, "things": rendered.things}
+    media = Media(rendered.image, rendered.image.size, name=rendered.kind, **shown)
     if not rendered.questions:
         return Sample((Turn("user", (media,)),), id=id, source=rendered.kind)
     turns: list[Turn] = []

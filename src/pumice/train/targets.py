@@ -1,6 +1,6 @@
-"""What a rendered page teaches beside its answers, from the places of its characters.
+"""What a drawn picture teaches beside its answers, from the places of its characters and things.
 
-    glyphs + Layout ──Labeller──> Targets: characters of each patch, LM tokens under each visual token
+    glyphs, things + Layout ──Labeller──> Targets: characters of each patch, LM tokens under each visual token
 
 Made where batches are read, on processes that read ahead: for a GPU's step it takes longer than the step.
 """
@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 
 from pumice.train.dense import SLOTS, glyph_slots
-from pumice.types import Batch, Glyph, Layout, Targets
+from pumice.types import Batch, Glyph, Layout, Named, Targets
 from pumice.vision.layout import glyph_views
+
+LATTICE = 12
+"""Points a side at which it is asked which visual tokens show a thing: few boxes are more tokens wide."""
 
 
 @dataclass
@@ -30,11 +33,12 @@ class Labeller:
     pieces: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
 
     def label(self, batch: Batch) -> Batch:
-        """The batch with its targets in the place of its glyphs."""
-        return replace(batch, targets=self.targets(batch), glyphs=((),) * len(batch.layouts))
+        """The batch with its targets in the place of its glyphs and things."""
+        none = ((),) * len(batch.layouts)
+        return replace(batch, targets=self.targets(batch), glyphs=none, things=none)
 
     def targets(self, batch: Batch) -> Targets:
-        """The targets of a batch that carries glyphs."""
+        """The targets of a batch that carries glyphs and things."""
         slots, views = self._slots(batch) if self.slots else ([], [])
         places, tokens = self._words(batch) if self.words else ([], [])
         empty = torch.zeros(0, 0, SLOTS, dtype=torch.int64)
@@ -56,17 +60,25 @@ class Labeller:
         return labels, keep
 
     def _words(self, batch: Batch) -> tuple[list[int], list[int]]:
-        """(indices of visual tokens, LM tokens) in pairs: the LM token's middle lies in that visual token."""
+        """(indices of visual tokens, LM tokens) in pairs: the LM token's middle lies in that visual token.
+
+        Every visual token inside of a thing's box has the tokens of its words.
+        """
         places: list[int] = []
         tokens: list[int] = []
         start = 0
-        for placed, glyphs in zip(batch.layouts, batch.glyphs, strict=True):
+        for placed, glyphs, things in zip(batch.layouts, batch.glyphs, batch.things, strict=True):
             for word in split_words(glyphs):
                 pieces, lengths = self._pieces("".join(glyph.char for glyph in word))
                 for token, (x, y) in zip(pieces, _middles(word, lengths), strict=True):
                     for place in visual_places(placed, x, y):
                         places.append(start + place)
                         tokens.append(token)
+            for thing in things:
+                pieces = [piece for word in thing.words for piece in self._pieces(word)[0]]
+                for place in inside(placed, thing):
+                    places += [start + place] * len(pieces)
+                    tokens += pieces
             start += placed.tokens
         return places, tokens
 
@@ -105,6 +117,14 @@ def _middles(word: list[Glyph], lengths: list[int]) -> list[tuple[float, float]]
         middles.append(((run[0].x0 + run[-1].x1) / 2, (top + bottom) / 2))
         done += length
     return middles
+
+
+def inside(layout: Layout, thing: Named) -> list[int]:
+    """Indices among the picture's visual tokens of those that show the inner part of a thing's box."""
+    steps = [(2 * i + 1) / (2 * LATTICE) for i in range(LATTICE)]
+    xs = [thing.x0 + (thing.x1 - thing.x0) * (0.1 + 0.8 * step) for step in steps]
+    ys = [thing.y0 + (thing.y1 - thing.y0) * (0.1 + 0.8 * step) for step in steps]
+    return sorted({place for y in ys for x in xs for place in visual_places(layout, x, y)})
 
 
 def visual_places(layout: Layout, x: float, y: float) -> list[int]:

@@ -257,10 +257,10 @@ ELVA = Policy("anyres", tile=224, side=7, grids=_ELVA_GRIDS, fill=_CLIP_MEAN)
 """ELVA: 98 to 637 tokens; canvas included, no newline."""
 
 POCKET = Policy(
-    "anyres", tile=224, side=8, grids=((1, 1), (1, 2), (2, 1), (2, 2)), overview="multi", newline=True, unpad=True,
+    "anyres", tile=224, side=16, grids=((1, 1), (1, 2), (2, 1), (2, 2)), overview="multi", newline=True, unpad=True,
     fill=(255, 255, 255), rounding="cover",
 )  # fmt: skip
-"""The embedded model: 72 tokens for a 1x1 square, at most 336. `cover` keeps a thin line of text on the map."""
+"""The embedded model: 272 tokens for a 1x1 square, at most 1,312. `cover` keeps a thin line of text on the map."""
 
 PRESETS = {
     "LLAVA_15": LLAVA_15,

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from pumice.data.render.assets import Asset, Library, library
 from pumice.data.render.object_questions import Scene, Thing, ask
 from pumice.data.render.page import Rendered
+from pumice.types import Named
 
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
@@ -49,7 +50,8 @@ def describe(rng: random.Random, split: str) -> tuple[Scene, Rendered]:
     image = paint(rng, store, scene)
     # Classes that were never held out are asked about too: "no" must not give away the split.
     questions = ask(rng, scene, store.kinds, store.names("train"))
-    return scene, Rendered(image, (), questions, "objects")
+    things = tuple(Named(tuple(filter(None, (thing.name, thing.colour))), *thing.box) for thing in scene.things)
+    return scene, Rendered(image, (), questions, "objects", things)
 
 
 def compose(rng: random.Random, store: Library, split: str) -> Scene:

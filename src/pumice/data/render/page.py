@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from pumice.data.render.ink import ink
-from pumice.types import Glyph
+from pumice.types import Glyph, Named
 
 Colour = tuple[int, int, int]
 
@@ -32,12 +32,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A finished picture: RGB image, the characters drawn on it, and questions with answers."""
+    """A finished picture: RGB image, the characters drawn on it, questions with answers, and what else it shows."""
 
     image: Image.Image
     glyphs: tuple[Glyph, ...]
     questions: tuple[Question, ...]
     kind: str
+    things: tuple[Named, ...] = ()
 
 
 class Page:

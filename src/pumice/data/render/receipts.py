@@ -87,6 +87,11 @@ class Row:
 
 def render(rng: random.Random, split: Split) -> Rendered:
     """One receipt with questions on shop, city, date, prices, total, codes and items."""
+    return describe(rng, split)[1]
+
+
+def describe(rng: random.Random, split: Split) -> tuple[Bill, Rendered]:
+    """The receipt of ``render`` with what it says, to ask for all of it at once."""
     rng = sheet.stream(rng, f"receipt {split}")
     width, height = _size(rng)
     style = rng.choice(STYLES[split])
@@ -100,7 +105,7 @@ def render(rng: random.Random, split: Split) -> Rendered:
         bill, rows = _fit(rng, split, bill, style, inner)
     page = _paper(rng, (width, height), margin if slip else 0)
     _draw(page, rows, margin, style)
-    return page.close("receipt", _questions(rng, bill))
+    return bill, page.close("receipt", _questions(rng, bill))
 
 
 def _size(rng: random.Random) -> Size:
