@@ -13,7 +13,7 @@ import pytest
 
 import pumice
 from pumice.data.render import assets
-from pumice.eval import metrics, report
+from pumice.eval import metrics, report, suite_media
 from pumice.eval.embedded import evaluate, main
 from pumice.eval.suite import GROUPS, TASKS, check_tasks, suite
 from pumice.types import PumiceError
@@ -200,8 +200,9 @@ def test_items_do_not_depend_on_other_tasks_and_smaller_suites_come_first():
 
 @needs_objects
 def test_every_task_has_its_items_one_a_picture():
-    asked = suite(tuple(TASKS), 5)
-    assert Counter(item.task for item in asked.items) == dict.fromkeys(TASKS, 5)
+    drawn = tuple(task for task in TASKS if task not in suite_media.KINDS)
+    asked = suite(drawn, 5)
+    assert Counter(item.task for item in asked.items) == dict.fromkeys(drawn, 5)
     assert max(Counter((item.task, item.picture) for item in asked.items).values()) == 1
     for item in asked.items:
         assert item.kind in TASKS[item.task]
@@ -262,7 +263,20 @@ def test_main_prints_and_writes_all(monkeypatch, tmp_path, capsys):
     assert body["items"][0]["item"]["truth"] == result.results[0].item.truth
     assert body["about"]["weights_sha256"] == report.weights_sha256(str(tmp_path / "model"))
     assert body["about"]["items_sha256"] == result.suite.sha256
+    assert {"pumice", "torch", "transformers"} <= set(body["about"]["versions"])
+    assert body["about"]["threads"] >= 1
+    assert body["about"]["device"] in printed
+    assert body["cost"]["items_sha256"] != body["about"]["items_sha256"]
     page = files[1].read_text()
     assert page.count("data:image/jpeg;base64,") == 6
     assert "&lt;b&gt;12" in page
     assert "<b>12" not in page
+    for said in ("Worst answers", "first token", "versions: transformers", body["about"]["weights_sha256"]):
+        assert said in page
+
+
+def test_weights_of_a_whole_language_model_are_one_folder_down(tmp_path):
+    (tmp_path / "model").mkdir()
+    assert report.weights_sha256(str(tmp_path)) is None
+    (tmp_path / "model" / "a.safetensors").write_bytes(b"weights")
+    assert report.weights_sha256(str(tmp_path)) == report.weights_sha256(str(tmp_path / "model"))

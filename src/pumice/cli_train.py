@@ -121,10 +121,14 @@ def eval_parser(name: str) -> Parser:
 pumice eval pocket
 pumice eval pocket --tasks shop,city,objects -n 20
 pumice eval runs/pocket --json scores.json --html scores.html
+pumice eval runs/pocket-2 --baseline scores.json --html changes.html
+pumice eval --frontier scores.json scores-2.json --html frontier.html
 pumice eval runs/pocket --suite llava15 --out scores/pocket
 pumice eval http://localhost:8000/v1 --suite docvqa,ocrbench -n 100""",
     )
-    parser.add_argument("model", metavar="MODEL", help="a model's name or folder; with --suite a server's URL too")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a model's name or folder, or ocr; with --suite a server's URL too"
+    )
     parser.add_argument("--tasks", metavar="A,B", help="only these tasks or groups of tasks (default: all)")
     parser.add_argument(
         "-n", type=positive, metavar="N", help="questions a task (default: 200, of public benchmarks all)"
@@ -146,31 +150,62 @@ pumice eval http://localhost:8000/v1 --suite docvqa,ocrbench -n 100""",
     parser.add_argument("--include", type=Path, metavar="DIR", help="with --suite: folder of your own lmms-eval tasks")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with pictures and answers")
+    parser.add_argument("--cost", action="store_true", help="also print times, memory and FLOPs of eight questions")
+    parser.add_argument(
+        "--baseline", type=Path, metavar="FILE", help="compare with an earlier run of the same tasks: its --json file"
+    )
+    parser.add_argument(
+        "--frontier", type=Path, nargs="+", metavar="FILE", help="draw quality against cost of runs' --json files"
+    )
     return parser
 
 
 def eval_command(args: argparse.Namespace) -> int:
+    if args.frontier is not None:
+        return _frontier(args)
+    if args.model is None:
+        raise PumiceError("the following arguments are required: MODEL, or --frontier with files (see --help)")
     if args.suite != "embedded":
         return _eval_public(args)
     tasks = [task.strip() for task in args.tasks.split(",") if task.strip()] if args.tasks is not None else None
     if tasks == []:
         raise PumiceError("--tasks is empty; expected names with commas between them")
-    for path in (args.json, args.html):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise PumiceError(f"{path}: can't be written; expected a file name in a folder that exists")
+    _check_writable(args)
     from pumice.eval import embedded
     from pumice.eval.suite import check_tasks
 
     check_tasks(tasks or [])  # before the model is loaded
-    embedded.main(args.model, tasks, args.n or 200, args.json, args.html)
+    chosen = {name: value for name, value in (("cost", args.cost), ("baseline", args.baseline)) if value}
+    embedded.main(args.model, tasks, args.n or 200, args.json, args.html, **chosen)
+    return 0
+
+
+def _check_writable(args: argparse.Namespace) -> None:
+    for path in (args.json, args.html):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise PumiceError(f"{path}: can't be written; expected a file name in a folder that exists")
+
+
+def _frontier(args: argparse.Namespace) -> int:
+    given = {"MODEL": args.model, "--tasks": args.tasks, "-n": args.n, "--baseline": args.baseline, "--out": args.out}
+    beside = [name for name, value in given.items() if value is not None]
+    if beside or args.cost or args.suite != "embedded":
+        raise PumiceError(
+            f"--frontier takes runs' --json files, --json and --html only, not {(beside or ['--cost or --suite'])[0]}"
+        )
+    _check_writable(args)
+    from pumice.eval import frontier
+
+    frontier.main(args.frontier, args.json, args.html)
     return 0
 
 
 def _eval_public(args: argparse.Namespace) -> int:
     names = [name.strip() for name in args.suite.split(",") if name.strip()]
-    if not names or args.tasks is not None or args.json or args.html:
+    if not names or args.tasks is not None or args.json or args.html or args.cost or args.baseline:
         raise PumiceError(
-            "--suite takes names with commas between them, and --out instead of --tasks, --json and --html"
+            "--suite takes names with commas between them, and --out instead of --tasks, --json, --html, --cost and "
+            "--baseline"
         )
     for folder in (args.data, args.include):
         if folder is not None and not folder.is_dir():

