@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from pumice.eval.benchmarks import parse, resolve, table
+from pumice.eval.public import Outcome, beside
+from pumice.eval.published import published
 from pumice.types import PumiceError
 
 PAPERS = """
@@ -171,3 +173,11 @@ def test_judges_are_asked_where_lmms_evals_tasks_look(upstream):
     }.items():  # fmt: skip
         whole = "/chat/completions" in (folder / name).read_text(encoding="utf-8")
         assert table().benchmarks[key].judge_path == ("/chat/completions" if whole else ""), key
+
+
+def test_the_papers_figures_stand_beside_a_score():
+    done = Outcome("docvqa", "docvqa_val", "done", {"anls": 0.7}, 10)
+    (line,) = beside([done, done, Outcome("docvqa", "docvqa_test", "failed"), Outcome("chartqa", "chartqa", "failed")])
+    first = published("docvqa")[0]
+    assert line.startswith(f"published, docvqa: {first.model} {first.figure:g}")
+    assert beside([]) == []

@@ -125,6 +125,7 @@ def run(path, name, quality, first_ms, visual, **about):
         for group, score in scores.items()
     ]
     groups.append({"name": "reading", "metric": "CER", "n": 50, "score": 3.0, "interval": None})
+    groups.append({"name": "unasked", "metric": "exact", "n": 0, "score": 0.0, "interval": None})
     cost = {**asdict(COST), "first_ms": first_ms, "visual_tokens": visual, **about.pop("cost", {})}
     body = {
         "about": {"model": f"runs/{name}", "items_sha256": "same", **about},

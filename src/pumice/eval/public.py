@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pumice.eval.benchmarks import Benchmark, resolve
+from pumice.eval.published import published
 from pumice.eval.yesno import choice_letter, mme_answer
 from pumice.types import PumiceError
 
@@ -298,10 +299,21 @@ def line(outcome: Outcome) -> str:
     return "  ".join(part for part in parts if part)
 
 
+def beside(outcomes: Sequence[Outcome]) -> list[str]:
+    """The papers' figures of what has a score, in lines; prompts and judges may differ from theirs."""
+    found = []
+    for key in dict.fromkeys(outcome.benchmark for outcome in outcomes if outcome.scores):
+        known = published(key)
+        figures = ", ".join(f"{row.model} {row.figure:g}{f' ({row.part})' if row.part else ''}" for row in known)
+        if figures:
+            found.append(f"published, {key}: {figures}")
+    return found
+
+
 def main(model: str, names: Sequence[str], options: Options) -> int:
     """Run, print what came of each task, and give 1 unless every one of them has a score."""
     outcomes = run(model, names, options)
     if int(os.environ.get("RANK", 0)) == 0:
-        print("\n".join(["", *map(line, outcomes)]))
+        print("\n".join(["", *map(line, outcomes), *beside(outcomes)]))
         print(f"results, answers and journal: {options.out}")
     return int(any(outcome.status != "done" for outcome in outcomes))
