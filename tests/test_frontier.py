@@ -219,7 +219,7 @@ def test_labels_keep_apart():
         ({"cost": None}, r"z\.json: a run without costs; evaluate again: pumice eval MODEL --cost --json"),
         ({"about": {"model": "z", "items_sha256": "other"}}, r"items other, those of .*a\.json are same"),
         (
-            {"groups": [{"name": "codes", "metric": "exact", "score": 0.1, "interval": [0, 0.2]}]},
+            {"groups": [{"name": "codes", "metric": "exact", "n": 9, "score": 0.1, "interval": [0, 0.2]}]},
             r"groups codes, those of .* are codes, cells, charts",
         ),
         ({"groups": []}, "no task with right and wrong answers"),
