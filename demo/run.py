@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import groupby
 from pathlib import Path
 
-from page import Result, build
+from page import Result, build, milliseconds
 from rich.console import Console
 from rich.table import Table
 
@@ -39,13 +40,14 @@ def ask_all() -> list[Result]:
     """One Result a question of questions.json, in its order."""
     rows = json.loads((HERE / "questions.json").read_text(encoding="utf8"))
     assistant = pumice.load(MODEL)
-    results = []
-    for number, row in enumerate(rows, 1):
+    results: list[Result] = []
+    for name, found in groupby(rows, key=lambda row: row["picture"]):
         if sys.stderr.isatty():
-            print(f"\rquestion {number} of {len(rows)}", end="", file=sys.stderr, flush=True)
-        picture = HERE / "pictures" / row["picture"]
-        answer = assistant.ask(picture, row["question"], max_tokens=LONGEST)
-        results.append(Result(picture, row["question"], row["answer"], answer))
+            print(f"\rquestion {len(results) + 1} of {len(rows)}", end="", file=sys.stderr, flush=True)
+        picture, asked = HERE / "pictures" / name, list(found)
+        # Questions about a picture that are asked together share the work on it.
+        answers = assistant.ask_many([(picture, row["question"]) for row in asked], max_tokens=LONGEST)
+        results += [Result(picture, row["question"], row["answer"], a) for row, a in zip(asked, answers, strict=True)]
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
     return results
@@ -54,7 +56,7 @@ def ask_all() -> list[Result]:
 def table(results: list[Result]) -> Table:
     """The results as a table with a line of totals."""
     right = sum(result.right for result in results)
-    total = sum(result.answer.ms for result in results)
+    total = milliseconds(results)
     out = Table(show_footer=True, footer_style="bold")
     out.add_column("picture", "total")
     out.add_column("question", f"{len(results)} questions")
