@@ -142,7 +142,7 @@ def rapid_reader() -> Read:
     """
     try:
         import onnxruntime  # noqa: F401
-        from rapidocr import RapidOCR
+        from rapidocr import RapidOCR  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         message = f"the OCR baseline needs RapidOCR ({error}): pip install 'pumice[ocr]'"
         raise PumiceError(message) from None
