@@ -55,7 +55,7 @@ def test_the_written_recipe_has_sound_defaults(data, tmp_path):
     (stage,) = found.stages
     assert (found.name, found.start, stage.name, stage.data) == ("run", "pocket", "finetune", {"mine": 10.0})
     assert stage.lora is not None
-    assert (stage.lora.rank, stage.heldout, stage.patience, stage.batch) == (32, 0.1, 3, 2)
+    assert (stage.lora.rank, stage.heldout, stage.patience, stage.batch) == (48, 0.1, 3, 2)
     assert stage.lr.get("tower", 0.0) == 0.0
     assert found.data["mine"].format == "llava"
 

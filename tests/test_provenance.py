@@ -38,8 +38,8 @@ def test_overrides_differ_from_the_file(tmp_path):
 
 def test_every_value_of_a_recipe_has_a_key():
     values = flat(load_recipe(RECIPES / "pocket.toml"))
-    assert values["model.tower.layers"] == [6, 12]
-    assert values["stages.read.lr.tower"] == 2.5e-4
+    assert values["model.tower.layers"] == [8, 12]
+    assert values["stages.read.lr.tower"] == 5e-4
 
 
 def test_each_start_is_a_row(tmp_path):
