@@ -5,7 +5,6 @@ All of it is skipped where there is none.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -25,12 +24,6 @@ from pumice.train.parallel import World
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 DEVICE = torch.device("cuda", 0)
 STARTS = [0, 1, 40, 41, 300, 777]
-
-
-def apart(q, k, v, kind: Kind) -> torch.Tensor:
-    """Each document by torch's own attention in fp64, on the CPU."""
-    parts = [q, k, v] = [part.double().cpu() for part in (q, k, v)]
-    return torch.cat([attend(*(part[:, a:b] for part in parts), kind) for a, b in pairwise(STARTS)], dim=1)
 
 
 @pytest.mark.parametrize("window", [None, 16])
@@ -154,7 +147,7 @@ def test_half_precision_trains_and_a_killed_run_goes_on(run):  # noqa: F811
 def test_targets_travel_with_a_batch(run):  # noqa: F811
     made = run()
     batch = made.learner.labeller("read").label(one_batch(made, stage("read", batch=4), 0))
-    moved = replace(batch).to(DEVICE)
+    moved = batch.to(DEVICE)
     assert moved.targets is not None
     assert moved.targets.slots.device == DEVICE
     assert torch.equal(moved.targets.slots.cpu(), batch.targets.slots)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from test_eval import ABSENT, needs_objects
 
 from pumice.assistant import Assistant
 from pumice.data.render import assets, chinese, objects, scenes, values
@@ -25,12 +26,6 @@ from pumice.types import PumiceError
 from pumice.vision.kinds import open_media
 from pumice.vision.video import read_frames
 
-try:
-    assets.check_packages()
-    ABSENT = ""
-except PumiceError as error:
-    ABSENT = str(error)
-needs_objects = pytest.mark.skipif(bool(ABSENT), reason=ABSENT)
 needs_chinese = pytest.mark.skipif(bool(chinese.missing()), reason=chinese.missing())
 ALL = tuple(task for task in suite_media.KINDS if not (suite_media.KINDS[task] == "scenes" and ABSENT))
 SCENES = tuple(scenes.MAKERS)

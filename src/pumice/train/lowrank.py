@@ -63,7 +63,7 @@ def add_lora(module: nn.Module, config: LoraConfig, seed: int, device: torch.dev
 
 
 def _fused(self: Any, x: Tensor) -> Tensor:
-    """What peft computes, x (..., in) to (..., out), in a third of the calls: a small model on a GPU waits for them."""
+    """What peft computes, x (..., in) to (..., out), in fewer calls: a small model on a GPU waits for them."""
     plain = self.base_layer(x)
     inner = F.linear(x, self.lora_A["default"].weight).flatten(0, -2)
     b = self.lora_B["default"].weight
