@@ -191,3 +191,15 @@ def test_numeric_columns_of_tables_hold_numbers() -> None:
             for cell in cells if number else ():
                 seen += math.isfinite(float(cell))
     assert seen > 3000
+
+
+@pytest.mark.parametrize("name", ["first", "last", "city", "word"])
+def test_some_words_to_train_on_are_nobodys_and_none_is_held_out(name):
+    rng = random.Random(7)
+    known = {split: set(values.vocabulary(name, split)) for split in ("train", "heldout")}
+    drawn = [values.drawn(rng, name, "train") for _ in range(2000)]
+    made = [word for word in drawn if word not in known["train"]]
+    assert 0.2 < len(made) / len(drawn) < 0.4
+    assert not known["heldout"] & set(drawn)
+    assert all(values.split_of(word) == "train" and word.isalpha() for word in made)
+    assert {values.drawn(rng, name, "heldout") for _ in range(500)} <= known["heldout"]

@@ -97,6 +97,17 @@ def test_a_stage_lowers_its_loss(run, objective):
     assert last < 0.9 * first
 
 
+@pytest.mark.slow
+def test_compiled_blocks_learn_the_same(run):
+    plain, compiled = run("plain", lora=True), run("compiled", lora=True)
+    compiled.learner.model.compile_blocks()
+    for made in (plain, compiled):
+        train_stage(made, stage("answer", steps=3, batch=3, dense_weight=0.5))  # documents differ in number
+    wanted = checkpoints.training_state(plain.learner)
+    for name, tensor in checkpoints.training_state(compiled.learner).items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=1e-3, atol=1e-5)
+
+
 JOINT = {"optimizer": "muon", "ema": 0.7, "layer_decay": {"tower": 0.8}}
 
 

@@ -237,6 +237,7 @@ class Recipe:
     """A whole run: the model and the stages that train it, in order. ``name`` is the file's unless it says another.
 
     ``precision`` is that of matrix products (weights stay fp32); auto is bf16 where the hardware multiplies it fast.
+    ``compile`` compiles the blocks of tower and language model, for GPUs.
     With ``parallel`` replicate every worker holds all weights, with shard a slice of them (FSDP).
     The newest ``keep_checkpoints`` stay. With ``save_checkpoints`` wait the next step waits until one is written; with
     background a thread writes a copy in CPU memory meanwhile.
@@ -251,6 +252,7 @@ class Recipe:
     model: ModelConfig | CheckpointConfig
     stages: tuple[Stage, ...]
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
     parallel: Literal["replicate", "shard"] = "replicate"
     keep_checkpoints: Count = 2
     save_checkpoints: Literal["wait", "background"] = "wait"

@@ -91,6 +91,14 @@ class AssistantModel(nn.Module):
         )
         return output.last_hidden_state[0]
 
+    def compile_blocks(self) -> None:
+        """Compile the blocks of tower and language model, each kind once; the first pass then takes a minute longer.
+
+        What lies between matrix products becomes a few kernels, which pays on a GPU.
+        """
+        for block in [*self.tower.stack, *self.lm.model.layers]:
+            block.compile(dynamic=True)
+
     def logits(self, batch: Batch) -> Tensor:
         """Logits (T, V) at every place of the stream."""
         return self.head(self.hidden(batch))

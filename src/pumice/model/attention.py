@@ -113,6 +113,7 @@ def _attend_varlen(q: Tensor, k: Tensor, v: Tensor, starts: list[int], kind: Kin
     return out.transpose(0, 1)
 
 
+@torch.compiler.disable  # documents differ in number and length from batch to batch; the rest of a block doesn't
 def _forward(
     module: nn.Module,
     query: Tensor,

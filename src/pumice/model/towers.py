@@ -101,6 +101,11 @@ class Tower(nn.Module):
         """Patches per side of a tile."""
         return self.tile // self.patch
 
+    @property
+    def stack(self) -> Any:
+        """The backbone's blocks."""
+        return self.model.get_submodule(self.blocks)
+
     def forward(self, tiles: Tensor) -> Tensor:
         """(N, 3, S, S) in the weights' dtype to (N, side^2, width).
 
@@ -121,7 +126,7 @@ class Tower(nn.Module):
             return tiles.new_zeros(0, self.side**2, self.hidden * len(layers))
         hidden, inputs, found = self._embed(tiles), self._block_inputs(), []
         norm = self.model.get_submodule(self.norm)
-        for number, block in enumerate(self.model.get_submodule(self.blocks)[: layers[-1]], 1):
+        for number, block in enumerate(self.stack[: layers[-1]], 1):
             hidden = block(hidden, attention_mask=None, **inputs)
             if number in layers:
                 found.append(norm(hidden)[:, self.prefix :])

@@ -122,6 +122,8 @@ def train(
         _share_out(recipe, learner, world, dtype)
     elif world.device.type == "cuda" and _frozen(recipe):
         narrow(learner.model.lm, dtype)
+    if recipe.compile:
+        learner.model.compile_blocks()
     printer = Printer(out, live=None if world.main else False)  # one bar, however many workers
     reports = Reports(printer, open_trackers(track, out, resolved(recipe)) if world.main else [])
     run = Run(learner, processor, recipe.seed, out, world, reports, dtype, saves=state["saves"], tick=reports.step)

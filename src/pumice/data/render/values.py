@@ -24,6 +24,9 @@ from pumice.types import PumiceError
 
 HELDOUT_PERCENT = 15
 
+SPLICED = 0.4
+"""Share of the names and words of training pages that nobody has: pieces of two."""
+
 
 def _split(text: str) -> tuple[str, ...]:
     return tuple(text.split("|"))
@@ -182,14 +185,28 @@ def vocabulary(name: str, split: Split) -> tuple[str, ...]:
     return _vocabularies(name)[split]
 
 
+def drawn(rng: random.Random, name: str, split: Split) -> str:
+    """A string of a list. To train on, some are the beginning of one and the end of another.
+
+    From real names alone a language model learns to complete what it reads by the names that it knows.
+    """
+    whole = rng.choice(vocabulary(name, split))
+    if split == "train" and rng.random() < SPLICED:
+        other = rng.choice(vocabulary(name, split))
+        value = whole[: rng.randint(1, max(1, len(whole) - 1))] + other[rng.randint(1, max(1, len(other) - 1)) :].lower()
+        if 3 <= len(value) <= 12 and value.isalpha() and split_of(value) == split and not RUDE.search(value.lower()):
+            return value
+    return whole
+
+
 def word(rng: random.Random, split: Split) -> str:
     """A capitalised English word, everyday or rare."""
-    return rng.choice(vocabulary("common" if rng.random() < 0.4 else "word", split)).capitalize()
+    return drawn(rng, "common" if rng.random() < 0.4 else "word", split).capitalize()
 
 
 def person(rng: random.Random, split: Split) -> str:
     """A full name, sometimes with an initial."""
-    first, last = rng.choice(vocabulary("first", split)), rng.choice(vocabulary("last", split))
+    first, last = drawn(rng, "first", split), drawn(rng, "last", split)
     style = rng.random()
     if style < 0.78:
         return f"{first} {last}"
@@ -200,12 +217,12 @@ def person(rng: random.Random, split: Split) -> str:
 
 def city(rng: random.Random, split: Split) -> str:
     """A city of the world."""
-    return rng.choice(vocabulary("city", split))
+    return drawn(rng, "city", split)
 
 
 def shop(rng: random.Random, split: Split) -> str:
     """A made-up shop: a surname or words, mostly with a trade."""
-    last, trade = rng.choice(vocabulary("last", split)), rng.choice(TRADES)
+    last, trade = drawn(rng, "last", split), rng.choice(TRADES)
     one, two = word(rng, split), word(rng, split)
     patterns = (f"{one} {trade}", f"{last} {trade}", f"{last}'s", f"{last}'s {trade}", f"{one} & {two}", f"The {one}")
     more = (
@@ -222,7 +239,7 @@ def shop(rng: random.Random, split: Split) -> str:
 
 def company(rng: random.Random, split: Split) -> str:
     """A made-up company with its legal form."""
-    last, one, legal = rng.choice(vocabulary("last", split)), word(rng, split), rng.choice(LEGAL)
+    last, one, legal = drawn(rng, "last", split), word(rng, split), rng.choice(LEGAL)
     return rng.choice(
         (f"{last} {legal}", f"{one} {legal}", f"{one} {last} {legal}", f"{last} & {one}", f"{one} {legal}")
     )
