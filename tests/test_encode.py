@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import io
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -362,3 +363,12 @@ def test_a_report_and_a_clip_are_answered(model, processor, clip, tmp_path):
     assert both.visual_tokens == page.visual_tokens + second.visual_tokens + moving.visual_tokens
     assert moving.visual_tokens == 2 * 2  # two frames of one token and its newline
     assert question_messages(report, "What?")[0]["content"][0] == {"type": "image", "image": report}
+
+
+def test_what_a_user_types_stays_text_while_other_threads_lay_out_markup(tokenizer):
+    mark = next(iter(tokenizer.all_special_tokens))
+    wanted = {markup: tokenize(tokenizer, mark, markup) for markup in (False, True)}
+    assert len(wanted[True]) == 1 < len(wanted[False])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: tokenize(tokenizer, mark, bool(i % 2)), range(8000)))
+    assert all(ids == wanted[bool(i % 2)] for i, ids in enumerate(found))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from pumice.templates import Template
+from pumice.tokens import TOKENIZING
 from pumice.types import Media, PumiceError, Role, Turn
 
 Owner = Literal["tokenizer", "template", "system", "user", "assistant"]
@@ -42,7 +43,8 @@ class OwnTemplate(Protocol):
 
 def own_start(tokenizer: Any) -> str:
     """What a tokenizer puts before a text by itself: "<s>" of Llama's, "<bos>" of Gemma's, nothing of Qwen's."""
-    ids = tokenizer("").input_ids
+    with TOKENIZING:
+        ids = tokenizer("").input_ids
     return tokenizer.bos_token if ids and ids[0] == tokenizer.bos_token_id else ""
 
 
@@ -150,7 +152,8 @@ def check_marks(template: Template, tokenizer: Any) -> None:
 
 
 def _token(text: str, template: Template, tokenizer: Any) -> int:
-    ids = tokenizer(text, add_special_tokens=False).input_ids
+    with TOKENIZING:
+        ids = tokenizer(text, add_special_tokens=False).input_ids
     if len(ids) != 1:
         raise PumiceError(
             f"template {template.name!r} needs {text!r} to be one token, in this tokenizer it is {len(ids)}: "

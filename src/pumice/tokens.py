@@ -6,10 +6,14 @@ text, the token before it ──Joints──> ids
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 from pumice.types import IMAGE, PumiceError
+
+TOKENIZING = threading.Lock()
+"""transformers' fast tokenizers keep ``split_special_tokens`` in themselves from the call's beginning to its end."""
 
 
 def tokenize(tokenizer: Any, text: str, markup: bool) -> list[int]:
@@ -19,7 +23,8 @@ def tokenize(tokenizer: Any, text: str, markup: bool) -> list[int]:
         PumiceError: the text isn't Unicode (JSON allows lone surrogates).
     """
     try:
-        return tokenizer(text, add_special_tokens=False, split_special_tokens=not markup).input_ids
+        with TOKENIZING:
+            return tokenizer(text, add_special_tokens=False, split_special_tokens=not markup).input_ids
     except (TypeError, UnicodeEncodeError):
         shown = text[:60].encode("ascii", "backslashreplace").decode()
         raise PumiceError(f"a text that isn't Unicode, such as half of a surrogate pair: {shown}") from None
