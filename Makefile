@@ -36,9 +36,9 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.setup: constraints.txt pyproject.toml | $(BIN)/python
-	$(PIP) -e '.[pocket]'
+	$(PIP) -e '.[pocket,serve,read]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.setup
-	$(PIP) -e '.[pocket,train,dev]'
+	$(PIP) -e '.[pocket,train,serve,read,dev]'
 	touch $@

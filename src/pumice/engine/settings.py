@@ -1,0 +1,62 @@
+"""What an engine may take, and what it says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pumice.types import PumiceError
+
+
+class Full(PumiceError):  # noqa: N818 (a state, as queue.Full)
+    """The queue is full: the request may be made again later."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an engine may take.
+
+    memory_mib, pictures_mib  of keys and values; of visual tokens remembered
+    batch                     sequences that run at once
+    chunk, views              tokens of prompts that a pass reads; tiles that go through the tower before it
+    queue                     requests that wait
+    readers, decoded_mib      threads that decode pictures; pixels that wait for their turn
+    weights                   of the language model: "fp32", "bf16", "int8" or "int4"; "" is the model's own
+    """
+
+    memory_mib: float = 2048
+    batch: int = 32
+    chunk: int = 512
+    queue: int = 256
+    weights: str = ""
+    pictures_mib: float = 256
+    views: int = 16
+    readers: int = 2
+    decoded_mib: float = 256
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What an engine does and has done.
+
+    running, waiting                requests
+    tokens_held, tokens_budget      in memory: running sequences and what is remembered; the most
+    pictures, picture_hits, picture_misses   remembered; asked for and known or being made; new
+    prompt_tokens, cached_tokens    of admitted requests; those of them that were known
+    generated_tokens, passes
+    finished, cancelled, failed     requests by their end
+    """
+
+    running: int
+    waiting: int
+    tokens_held: int
+    tokens_budget: int
+    pictures: int
+    picture_hits: int
+    picture_misses: int
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    passes: int
+    finished: int
+    cancelled: int
+    failed: int
