@@ -1,0 +1,52 @@
+"""From the command line's arguments to a running server."""
+
+from __future__ import annotations
+
+import signal
+from argparse import Namespace
+
+import torch
+
+import pumice
+from pumice.engine.engine import Engine
+from pumice.engine.settings import Settings
+from pumice.serve.answers import Served
+from pumice.serve.app import Service, make_app
+from pumice.serve.keys import Keys
+from pumice.serve.log import Log, take_over
+from pumice.serve.server import Server, listen, serve
+from pumice.serve.settings import MIB, Remote, ServeSettings
+
+
+def run(models: dict[str, str], args: Namespace, keys: Keys, hosts: frozenset[str]) -> None:
+    """Open the models (names to folders), listen, and serve until a signal.
+
+    Raises:
+        PumiceError: a model can't be opened, or the address is taken.
+    """
+    listening = listen(args.host, args.port)  # first, since a taken port shows in a moment and a model takes longer
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    remote = frozenset(host.lower() for host in args.remote_host)
+    settings = ServeSettings(
+        max_body=args.max_body * MIB,
+        max_bodies=max(256, 4 * args.max_body) * MIB,
+        deadline=args.deadline,
+        drain=args.drain,
+        workers=args.workers,
+        share_cache=args.share_cache,
+        hosts=hosts,
+        remote=Remote(args.allow_remote or bool(remote), remote),
+    )
+    engine = Settings(memory_mib=args.memory, batch=args.batch, queue=args.queue, weights=args.weights)
+    served = {}
+    for name, folder in models.items():
+        assistant = pumice.load(folder)
+        served[name] = Served.of(name, assistant, Engine(assistant.model, assistant.processor, engine))
+    log = Log()
+    take_over(log)
+    gate = make_app(Service(served, settings), keys, log)
+    host, port = listening.getsockname()[:2]
+    log.write("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", models=list(served))
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has stopped: that isn't a failure
+    serve(Server(gate, settings, args.host, args.port), listening)

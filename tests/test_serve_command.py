@@ -1,0 +1,224 @@
+"""Keys, the command, a real process with SIGTERM, and the OpenAPI document."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+
+import httpx
+import pytest
+from conftest import tiny_model
+from serve_client import make_assistant, running, wait_until
+
+from pumice.cli import main
+from pumice.cli_serve import is_loopback, named
+from pumice.serve.errors import ApiError, clean
+from pumice.serve.keys import Caller, new_key, read_keys
+from pumice.types import PumiceError
+
+# keys
+
+
+def test_a_new_key_is_only_stored_as_its_hash(tmp_path, capsys):
+    path = tmp_path / "keys.toml"
+    assert main(["serve", "--new-key", "team-a", "--api-keys", str(path)]) == 0
+    key = capsys.readouterr().out.strip()
+    assert key not in path.read_text()
+    assert hashlib.sha256(key.encode()).hexdigest() in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    other = new_key(path, "team-b")
+    keys = read_keys(path)
+    assert keys.find(f"Bearer {key}").name == "team-a"
+    assert keys.find(f"bearer {other}").name == "team-b"
+    for header in (None, "", key, f"Basic {key}", "Bearer", "Bearer x", f"Bearer {key}x", "Bearer \u00e4"):
+        with pytest.raises(ApiError) as caught:
+            keys.find(header)
+        assert caught.value.status == 401
+    with pytest.raises(PumiceError, match="there is a key 'team-a' already"):
+        new_key(path, "team-a")
+    with pytest.raises(PumiceError, match="expected up to 64"):
+        new_key(path, 'a"\n[[key]]')
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no key"),
+        ("[[key]]\nname = 'a'\nsha256 = 'pm-secret'", "isn't 64 hexadecimal"),
+        ("[[key]]\nname = 'a'\nkey = 'pm-secret'", "key = 'pm-secret'; expected name"),
+        ("[[key]]\nname = 'a'\nsha256 = '" + "0" * 64 + "'\nconcurrent = -1", "0 \\(no limit\\) or more"),
+        ("[[key]]\nname = 7", "name = 7; expected"),
+        ("key = 1", "no key"),
+        ("[[key", "expected a file of API keys"),
+    ],
+)
+def test_files_of_keys_that_are_wrong(tmp_path, text, words):
+    path = tmp_path / "keys.toml"
+    path.write_text(text)
+    with pytest.raises(PumiceError, match=words):
+        read_keys(path)
+
+
+def test_an_allowance_refills_steadily():
+    now = [100.0]
+    caller = Caller(requests_per_minute=6, clock=lambda: now[0])
+    for _ in range(6):
+        caller.count()
+    with pytest.raises(ApiError) as caught:
+        caller.count()
+    assert caught.value.headers() == {"retry-after": "10"}
+    now[0] += 9.9
+    with pytest.raises(ApiError):
+        caller.count()
+    now[0] += 0.2
+    caller.count()
+    now[0] += 1000
+    for _ in range(6):
+        caller.count()
+    with pytest.raises(ApiError):
+        caller.count()
+
+
+# errors
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "bytes: damaged (cannot identify <_io.BytesIO object at 0x7f12>); expected a PNG",
+            "bytes: damaged; expected a PNG",
+        ),
+        ("a (b (c) d) e", "a e"),
+        ("a\nb\x1b[2J\u202ec", "a b [2J c"),
+        ("x" * 900, "x" * 400),
+    ],
+)
+def test_only_our_own_words_are_told(text, said):
+    assert clean(text) == said
+
+
+# the command
+
+
+def test_names_of_models():
+    assert named(["pocket", "runs/mine", "b=runs/b/model"]) == {
+        "pocket": "pocket",
+        "mine": "runs/mine",
+        "b": "runs/b/model",
+    }
+    with pytest.raises(PumiceError, match="two models are called 'model'"):
+        named(["a/model", "b/model"])
+
+
+def test_a_server_that_others_can_reach_needs_keys(capsys):
+    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "example.com")] == [
+        True, True, True, False, False, False,
+    ]  # fmt: skip
+    assert main(["serve", "--host", "0.0.0.0"]) == 2
+    assert "can be reached by others" in capsys.readouterr().err
+    assert main(["serve", "--new-key", "a"]) == 2
+    assert "--new-key needs --api-keys" in capsys.readouterr().err
+
+
+def test_a_taken_port_is_said_before_a_model_is_opened(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["serve", "no-such-model", "--port", str(taken.getsockname()[1])]) == 2
+    assert "choose another --host or --port" in capsys.readouterr().err
+
+
+def test_a_process_serves_a_folder_and_ends_at_sigterm(tmp_path, tokenizer):
+    from pumice.formats.own import save_own
+
+    assistant = make_assistant(tokenizer)
+    assistant.model = tiny_model(len(tokenizer))
+    save_own(assistant, tmp_path / "tiny")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "pumice.cli",
+        "serve",
+        str(tmp_path / "tiny"),
+        "--port",
+        str(port),
+        "--threads",
+        "1",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: process.poll() is not None or answers(url), 60)
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 3}
+        assert httpx.post(url + "/v1/chat/completions", json=body, timeout=30).status_code == 200
+        assert httpx.get(url + "/v1/models", headers={"host": "evil.example"}).status_code == 400
+        children = read_children(process.pid)
+        assert children
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in errors.splitlines()]
+    assert lines[0]["event"] == "listening"
+    assert any(line["event"] == "request" and line["status"] == 200 for line in lines)
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in children))  # noqa: PTH110
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url + "/ready", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def read_children(pid: int) -> list[int]:
+    import psutil
+
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+# the document
+
+
+def test_requests_made_up_from_the_document_are_answered_as_it_says(tokenizer):
+    schemathesis = pytest.importorskip("schemathesis")
+    import hypothesis
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi import checks
+
+    with running(make_assistant(tokenizer)) as served:
+        schema = schemathesis.openapi.from_url(served.url + "/openapi.json")
+        settings = hypothesis.settings(
+            max_examples=15,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        wanted = (
+            not_a_server_error, checks.status_code_conformance, checks.content_type_conformance,
+            checks.response_schema_conformance,
+        )  # fmt: skip
+        tried = []
+        for result in schema.get_all_operations():
+            operation = result.ok()
+
+            @hypothesis.given(case=operation.as_strategy())
+            @settings
+            def check(case):
+                if case.path == "/v1/evidence":
+                    return  # 501 until it is built
+                tried.append(case.path)
+                case.call_and_validate(checks=wanted, timeout=20)
+
+            check()
+        assert {"/v1/chat/completions", "/v1/responses", "/tokenize", "/v1/models", "/health"} <= set(tried)
+        assert httpx.get(served.url + "/health").status_code == 200
