@@ -21,6 +21,8 @@ from pumice.cli_checkpoints import export_command, export_parser, plan_command, 
 from pumice.cli_data import data_command, data_parser, inspect_command, inspect_parser
 from pumice.cli_merge import merge_command, merge_parser
 from pumice.cli_parser import Parser, make_parser, positive
+from pumice.cli_read import read_command, read_parser
+from pumice.cli_serve import serve_command, serve_parser
 from pumice.cli_train import eval_command, eval_parser, train_command, train_parser
 from pumice.talk import HELP, converse
 from pumice.types import PumiceError
@@ -89,8 +91,10 @@ def _top_parser() -> Parser:
         epilog="""commands:
   ask     ask questions about pictures, print the answers
   chat    talk about pictures, answers appear as they are made
+  read    turn documents into data, a record a page
   train   train a model as a recipe says
   eval    score a model on the built-in tasks
+  serve   answer over an OpenAI-compatible API, and on a page
   plan    say what a picture costs, before any weight is loaded
   export  write a model in another form
   data    index what lies on disk for a recipe
@@ -237,8 +241,10 @@ Command = tuple[Callable[[str], Parser], Callable[[argparse.Namespace], int]]
 COMMANDS: dict[str, Command] = {
     "ask": (_ask_parser, _ask),
     "chat": (_chat_parser, _chat),
+    "read": (read_parser, read_command),
     "train": (train_parser, train_command),
     "eval": (eval_parser, eval_command),
+    "serve": (serve_parser, serve_command),
     "plan": (plan_parser, plan_command),
     "export": (export_parser, export_command),
     "merge": (merge_parser, merge_command),

@@ -1,0 +1,140 @@
+"""``pumice read``: pages, pictures and videos to records."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pumice.cli_parser import Parser, make_parser, positive
+from pumice.types import PumiceError
+
+if TYPE_CHECKING:
+    from pumice.read.ask import Ask
+    from pumice.read.askers import Asker
+    from pumice.read.run import Tally
+
+FAILED = 1
+
+
+def read_parser(name: str) -> Parser:
+    parser = make_parser(
+        name,
+        "Turn documents into data: a record for every page of a PDF, every picture and every video. With --out the "
+        "same command goes on where an earlier one was stopped. Exit code 1 when something couldn't be read.",
+        """
+pumice read invoices/*.pdf --schema invoice.json --out invoices.jsonl
+pumice read receipts/*.jpg --ask questions.txt --out receipts.csv --csv
+pumice read report.pdf#2-5 --ask questions.txt
+OPENAI_API_KEY=... pumice read scans/*.png --schema form.json --out forms.jsonl --engine http://localhost:8000/v1""",
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="PDFs (report.pdf#2-5: some pages), pictures, videos")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--schema", type=Path, metavar="FILE", help="JSON schema of an object that every page fills in")
+    what.add_argument("--ask", type=Path, metavar="FILE", help="questions about every page, one a line")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="records, JSON a line (default: standard output, which can't go on "
+        "after a stop); beside it FILE.journal keeps the answers",
+    )  # fmt: skip
+    parser.add_argument("--csv", action="store_true", help="records as a table")
+    parser.add_argument("--model", metavar="MODEL", help="a model's name or folder (default: pocket, or the server's)")
+    parser.add_argument(
+        "--engine", metavar="URL", help="ask an OpenAI-compatible server instead, such as http://localhost:8000/v1"
+    )
+    parser.add_argument(
+        "--max-tokens", type=positive, default=512, metavar="N", help="longest answer (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch", type=positive, default=16, metavar="N", help="answers made at once (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print counts and times as JSON at the end")
+    return parser
+
+
+def read_command(args: argparse.Namespace) -> int:
+    _check(args)
+    from pumice.read.ask import read_questions, read_schema
+    from pumice.read.journal import Journal, Output
+    from pumice.read.run import Run
+
+    ask = read_schema(args.schema) if args.schema is not None else read_questions(args.ask)
+    journal = Journal(args.out and args.out.with_name(args.out.name + ".journal"))
+    asker = _asker(args, ask)
+    try:
+        output = Output(args.out, ask.fields if args.csv else None)
+        run = Run(ask, asker, journal, output, args.batch, args.max_tokens)
+        with _progress(len(args.files)) as progress:
+            tally = run.over(args.files, progress)
+        output.close()
+    finally:
+        asker.close()
+        journal.close()
+    _report(tally, journal.broken, args)
+    return FAILED if tally.failed else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Show mistakes before a model is loaded."""
+    if args.engine is not None and not args.engine.startswith(("http://", "https://")):
+        raise PumiceError(f"--engine {args.engine}: expected an address such as http://localhost:8000/v1")
+    if args.out is None:
+        return
+    if args.out.is_dir() or not args.out.parent.is_dir():
+        raise PumiceError(f"{args.out}: can't be written; expected a file name in a folder that exists")
+    if args.out.exists() and not args.out.with_name(args.out.name + ".journal").exists():
+        raise PumiceError(f"{args.out}: there is such a file, and no journal to go on from; choose another --out")
+
+
+def _asker(args: argparse.Namespace, ask: Ask) -> Asker:
+    if args.engine is not None:
+        from pumice.read.server import ServerAsker
+
+        return ServerAsker(args.engine, args.model, args.max_tokens, args.batch, ask.schema)
+    import pumice
+    from pumice.read.askers import EngineAsker
+
+    return EngineAsker(pumice.load(args.model or "pocket"), args.max_tokens, args.batch, ask.schema)
+
+
+@contextmanager
+def _progress(files: int) -> Iterator[Callable[[Tally], object]]:
+    """A bar of files with the rate of records and the time left, on standard error if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("files", total=files, rate="")
+
+        def step(tally: Tally) -> None:
+            rate = f"{tally.records} records, {tally.records / max(tally.seconds, 1e-9):.1f}/s, {tally.failed} failed"
+            bar.update(task, completed=tally.files, rate=rate)
+
+        yield step
+
+
+def _report(tally: Tally, broken: int, args: argparse.Namespace) -> None:
+    """Counts, and what failed, where they don't meet the records."""
+    stream = sys.stderr if args.out is None else sys.stdout
+    if args.json:
+        print(json.dumps({**tally.summary(), "broken_lines": broken}, ensure_ascii=False), file=stream)
+        return
+    for error in tally.errors:
+        print(f"failed: {error}", file=sys.stderr)
+    if tally.failed > len(tally.errors):
+        print(f"failed: {tally.failed - len(tally.errors)} more; see their records", file=sys.stderr)
+    again = f", {tally.found} answers from the journal" if tally.found else ""
+    lost = f", {broken} lines of the journal unreadable" if broken else ""
+    rate = tally.records / max(tally.seconds, 1e-9)
+    print(
+        f"{tally.records} records of {tally.files} files, {tally.failed} failed{again}{lost}; "
+        f"{tally.seconds:.1f} s, {rate:.1f} records/s",
+        file=sys.stderr,
+    )

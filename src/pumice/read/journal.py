@@ -1,0 +1,159 @@
+"""Answers as they are made, so that a run that was killed goes on; records in the order of the files.
+
+Answer ──add──> a line of the journal, on the disk before anything else happens
+record ──write──> the output, begun anew by each run and filled from the journal first
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, TextIO
+
+from pumice.read.ask import Answer, Ask, Prompt
+from pumice.read.pages import Page
+from pumice.types import PumiceError
+
+FORM = 1
+"""Raise it when what is kept of an answer changes."""
+
+
+class Journal:
+    """Answers by key, in a file of one JSON object a line.
+
+    A last line that isn't whole, as a killed process leaves, is cut off; others that can't be read are passed over and
+    counted in ``broken``. Without a path nothing is kept.
+
+    Raises:
+        PumiceError: it can't be read or written, or another run is writing it.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.broken = path, 0
+        self._answers: dict[str, Answer] = {}
+        self._file: IO[bytes] | None = None
+        if path is None:
+            return
+        try:
+            self._file = path.open("ab+")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file.seek(0)
+            self._load(self._file)
+        except BlockingIOError:
+            raise PumiceError(f"{path}: another run is writing it; wait for its end or choose another --out") from None
+        except OSError as error:
+            raise PumiceError(f"{path}: can't be written ({error.strerror or error})") from None
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def get(self, key: str) -> Answer | None:
+        """The answer kept under a key."""
+        return self._answers.get(key)
+
+    def add(self, key: str, answer: Answer) -> None:
+        """Keep an answer; it is on the disk when this returns.
+
+        Raises:
+            PumiceError: it can't be written.
+        """
+        if self._file is None:
+            return
+        self._answers[key] = answer
+        line = json.dumps({"key": key, **vars(answer)}, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+        try:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise PumiceError(f"{self.path}: can't be written ({error.strerror or error})") from None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _load(self, file: IO[bytes]) -> None:
+        whole = 0
+        for line in file:
+            if line.endswith(b"\n"):
+                whole += len(line)
+                self._read(line)
+        file.truncate(whole)
+
+    def _read(self, line: bytes) -> None:
+        try:
+            entry = json.loads(line)
+            key, text, finish = entry["key"], entry["text"], entry["finish"]
+            tokens = tuple((int(end), float(logprob)) for end, logprob in entry["tokens"])
+            if not all(isinstance(value, str) for value in (key, text, finish)):
+                raise TypeError
+            self._answers[key] = Answer(text, finish, tokens, entry["logprob"])
+        except (ValueError, TypeError, KeyError):
+            self.broken += 1
+
+
+def entry_key(page: Page, prompt: Prompt, ask: Ask, max_tokens: int, model: str) -> str:
+    """sha256 over all that an answer depends on: the file's bytes, the page, what is asked, the model's own digest."""
+    parts = [FORM, page.digest, page.number, prompt.text, ask.schema, max_tokens, model]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+class Output:
+    """Records as JSON lines, or with ``fields`` as a table in CSV, to a file or, without a path, standard output.
+
+    What is at the path stays until `publish`.
+    """
+
+    def __init__(self, path: Path | None, fields: Sequence[str] | None = None) -> None:
+        self.path, self._fields = path, fields
+        self._part = None if path is None else path.with_name(path.name + ".part")
+        self._published = False
+        self._file = sys.stdout if self._part is None else _open(self._part)
+        self._table = None if fields is None else csv.writer(self._file)
+        if self._table is not None and fields is not None:
+            self._table.writerow(["file", "page", *fields, *(f"{field} (confidence)" for field in fields), "error"])
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append a record, whole."""
+        if self._table is None:
+            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        else:
+            values, confidence = record.get("values", {}), record.get("confidence", {})
+            fields = self._fields or ()
+            cells = [_cell(values.get(field)) for field in fields] + [confidence.get(field, "") for field in fields]
+            self._table.writerow([record["file"], record.get("page", ""), *cells, record.get("error", "")])
+        self._file.flush()
+
+    def publish(self) -> None:
+        """Put the new file in the place of an earlier one; later records go on into it."""
+        if self._part is not None and self.path is not None and not self._published:
+            self._part.replace(self.path)
+            self._published = True
+
+    def close(self) -> None:
+        """Write all out."""
+        self.publish()
+        if self._part is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+
+def _open(path: Path) -> TextIO:
+    try:
+        # Names of files needn't be Unicode; what JSON then has for a byte is an escape of its own.
+        return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+    except OSError as error:
+        raise PumiceError(f"{path}: can't be written ({error.strerror or error})") from None
+
+
+def _cell(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False)
