@@ -193,7 +193,8 @@ def drawn(rng: random.Random, name: str, split: Split) -> str:
     whole = rng.choice(vocabulary(name, split))
     if split == "train" and rng.random() < SPLICED:
         other = rng.choice(vocabulary(name, split))
-        value = whole[: rng.randint(1, max(1, len(whole) - 1))] + other[rng.randint(1, max(1, len(other) - 1)) :].lower()
+        cuts = [rng.randint(1, max(1, len(word) - 1)) for word in (whole, other)]
+        value = whole[: cuts[0]] + other[cuts[1] :].lower()
         if 3 <= len(value) <= 12 and value.isalpha() and split_of(value) == split and not RUDE.search(value.lower()):
             return value
     return whole
