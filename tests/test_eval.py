@@ -7,6 +7,7 @@ import random
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from itertools import groupby
 from types import SimpleNamespace
 
 import pytest
@@ -137,6 +138,14 @@ def oracle(asked):
 
 def constant(text):
     return Answerer(lambda picture, question: text)
+
+
+def test_questions_about_a_picture_follow_each_other():
+    seen = []
+    evaluate(Answerer(lambda picture, text: seen.append(picture) or ""), ("shop", "date", "cell"), 8)
+    runs = [picture for picture, _ in groupby(seen)]
+    assert len(seen) == 2 * 3 * 8
+    assert len(runs) == len(set(runs))
 
 
 def test_an_oracle_is_always_right_and_blind_without_the_picture():

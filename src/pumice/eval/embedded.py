@@ -148,11 +148,15 @@ def evaluate(
     asked = suite(check_tasks(tasks), n)
     plan = [(item, item.picture) for item in asked.items]
     plan += [(item, item.other) for item in asked.items] if blind else []
-    replies: list[Reply] = []
-    for chunk in _chunks(plan):
-        replies += _ask(assistant, asked, chunk, batch)
+    # All questions about a picture follow each other, so that an assistant which remembers it reads it once.
+    order = sorted(range(len(plan)), key=lambda i: (plan[i][0].kind, plan[i][1]))
+    found: dict[int, Reply] = {}
+    for chunk in _chunks([plan[i] for i in order]):
+        places = order[len(found) : len(found) + len(chunk)]
+        found |= dict(zip(places, _ask(assistant, asked, chunk, batch), strict=True))
         if progress:
-            progress(len(replies), len(plan))
+            progress(len(found), len(plan))
+    replies = [found[i] for i in range(len(plan))]
     shuffled = replies[len(asked.items) :] or [None] * len(asked.items)
     results = [_result(*row) for row in zip(asked.items, replies[: len(asked.items)], shuffled, strict=True)]
     rows = [_row(task, results, (task,)) for task in check_tasks(tasks)]
