@@ -16,6 +16,8 @@ import pumice
 from pumice.data.render import assets
 from pumice.eval import metrics, report, suite_media
 from pumice.eval.embedded import evaluate, main
+from pumice.eval.journal import Journal
+from pumice.eval.remembered import Remembered
 from pumice.eval.suite import GROUPS, TASKS, check_tasks, suite
 from pumice.types import PumiceError
 
@@ -146,6 +148,44 @@ def test_questions_about_a_picture_follow_each_other():
     runs = [picture for picture, _ in groupby(seen)]
     assert len(seen) == 2 * 3 * 8
     assert len(runs) == len(set(runs))
+
+
+def test_a_run_that_was_stopped_asks_only_what_is_left(tmp_path):
+    tasks, seen = ("shop", "cell", "yesno"), []
+
+    def answer(picture, text):
+        if len(seen) == 21:
+            raise KeyboardInterrupt
+        seen.append((picture, text))
+        return text[:7]
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Remembered(Answerer(answer), Journal(tmp_path), "a"), tasks, 8)
+    kept = len(Journal(tmp_path))
+    assert 0 < kept < 21
+    again = Answerer(lambda picture, text: text[:7])
+    resumed = Remembered(again, Journal(tmp_path), "a")
+    report, whole = evaluate(resumed, tasks, 8), evaluate(Answerer(lambda picture, text: text[:7]), tasks, 8)
+    assert report.results == whole.results
+    assert resumed.replayed == kept
+    assert Remembered(again, Journal(tmp_path), "another model").replayed == 0
+    other = Remembered(again, Journal(tmp_path), "another model")
+    evaluate(other, tasks, 8)
+    assert other.replayed == 0
+
+
+def test_one_refused_question_loses_no_other():
+    def answer(picture, text):
+        if "total" in text.lower() or "amount" in text.lower():
+            raise PumiceError("too long")
+        return "x"
+
+    report = evaluate(Answerer(answer), ("amount", "cell"), 10, blind=False)
+    assert report["cell"].n == 10
+    assert report.failed
+    assert {result.item.task for result in report.failed} == {"amount"}
+    assert report["amount"].n == 10 - len(report.failed)
+    assert {result.skipped for result in report.failed} == {"too long"}
 
 
 def test_an_oracle_is_always_right_and_blind_without_the_picture():

@@ -363,9 +363,12 @@ def test_what_takes_one_picture_only_is_asked_nothing_else():
     assert report["direction"].also == {"skipped (the model doesn't take a video)": 1.0}
 
 
-def test_a_refused_picture_is_an_error_as_before():
-    with pytest.raises(PumiceError, match="too many tokens"):
-        evaluate(Knows(refuses=lambda media: True), ("receipt_json",), 2)
+def test_refused_questions_are_failures_and_what_is_not_taken_is_none():
+    report = evaluate(Knows(refuses=lambda media: True), ("receipt_json",), 2)
+    assert [result.skipped for result in report.failed] == ["too many tokens"] * 2
+    narrow = Knows("yes")
+    narrow.takes = ()
+    assert not evaluate(narrow, ("receipt_json",), 2).failed
     assert isinstance(ask(Knows(refuses=lambda media: True), [([], "?")], 8, 1)[0], Skipped)
 
 

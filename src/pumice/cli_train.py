@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,8 +141,8 @@ pumice eval http://localhost:8000/v1 --suite docvqa,ocrbench -n 100""",
         help="embedded (the built-in tasks), llava15, next, onevision, elva, benchmarks, or tasks of lmms-eval",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="with --suite: folder of results, answers and journal (default: "
-        "scores/ and the model's name); the same command again asks only what is left",
+        "--out", type=Path, metavar="DIR", help="folder of results, answers and journal (with "
+        "--suite by default scores/ and the model's name); the same command again asks only what is left",
     )  # fmt: skip
     parser.add_argument("--batch", type=positive, default=8, metavar="N", help="with --suite: questions at a time")
     parser.add_argument(
@@ -175,9 +176,18 @@ def eval_command(args: argparse.Namespace) -> int:
     from pumice.eval.suite import check_tasks
 
     check_tasks(tasks or [])  # before the model is loaded
-    chosen = {name: value for name, value in (("cost", args.cost), ("baseline", args.baseline)) if value}
-    embedded.main(args.model, tasks, args.n or 200, args.json, args.html, **chosen)
-    return 0
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        args.json, args.html = args.json or args.out / "embedded.json", args.html or args.out / "embedded.html"
+    kept = args.out and args.out / "journal"
+    chosen = {n: value for n, value in (("cost", args.cost), ("baseline", args.baseline), ("kept", kept)) if value}
+    report = embedded.main(args.model, tasks, args.n or 200, args.json, args.html, **chosen)
+    if report.failed:
+        first = report.failed[0]
+        print(
+            f"{len(report.failed)} questions failed, first: {first.item.question!r}: {first.skipped}", file=sys.stderr
+        )
+    return 1 if report.failed else 0
 
 
 def _check_writable(args: argparse.Namespace) -> None:

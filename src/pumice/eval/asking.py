@@ -22,6 +22,10 @@ SHOWN = {"picture": "one picture", "pictures": "several pictures", "video": "a v
 """What a question may come with. An assistant that doesn't take all of it names what it takes in ``takes``."""
 
 
+DOES_NOT_TAKE = "the model doesn't take "
+"""How the reason of questions begins that can't be asked of this model at all."""
+
+
 @dataclass(frozen=True)
 class Skipped:
     """In the place of a reply: the question wasn't answered, and ``why``."""
@@ -43,22 +47,20 @@ def shown(media: Any) -> str:
 
 
 def ask(assistant: Answers, questions: list[tuple[Any, str]], limit: int, batch: int) -> Sequence[Reply]:
-    """Replies to (media, question) pairs, all of one of SHOWN. Where the assistant refuses what isn't one picture (too
-    many tokens, say), each question is asked alone, and those still refused are skipped.
+    """Replies to (media, question) pairs, all of one of SHOWN. Where the assistant refuses (too many tokens, say), each
+    question is asked alone, and those still refused are skipped.
 
     Raises:
-        PumiceError: a question about one picture is refused, or there are too few or too many answers.
+        PumiceError: there are too few or too many answers.
     """
     if not questions:
         return []
     what, takes = shown(questions[0][0]), getattr(assistant, "takes", SHOWN)
     if what not in takes:
-        return [Skipped(f"the model doesn't take {SHOWN[what]}")] * len(questions)
+        return [Skipped(DOES_NOT_TAKE + SHOWN[what])] * len(questions)
     try:
         replies = assistant.ask_many(questions, max_tokens=limit, batch=batch)
     except PumiceError as error:
-        if what == "picture":
-            raise
         if len(questions) == 1:
             return [Skipped(str(error))]
         return [reply for question in questions for reply in ask(assistant, [question], limit, batch)]

@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pumice.eval import metrics
-from pumice.eval.asking import DEFAULT_LIMIT, LIMITS, Skipped, ask
+from pumice.eval.asking import DEFAULT_LIMIT, DOES_NOT_TAKE, LIMITS, Skipped, ask
 from pumice.eval.further import further, pope_right, tree_accuracy
 from pumice.eval.suite import GROUPS, Item, Suite, check_tasks, suite
 from pumice.eval.suite_media import left_out
@@ -119,6 +119,11 @@ class Report:
     seconds: float
     cost: Cost | None = None
     against: Contrast | None = None
+
+    @property
+    def failed(self) -> list[Result]:
+        """Questions that got no answer though the model takes what they come with."""
+        return [result for result in self.results if result.skipped and not result.skipped.startswith(DOES_NOT_TAKE)]
 
     def __getitem__(self, name: str) -> Row:
         """The row of a task or group."""
@@ -274,11 +279,12 @@ def main(
     html: Path | None = None,
     cost: bool = False,
     baseline: Path | None = None,
+    kept: Path | None = None,
 ) -> Report:
     """Load a model, evaluate it with a progress bar, print the table, and write the JSON and HTML that are asked for.
 
     Costs are measured for these files, and for a line below the table with ``cost``. ``baseline`` is the JSON of an
-    earlier run, to which the differences are shown.
+    earlier run, to which the differences are shown. Answers are kept in the folder ``kept`` as they are made.
 
     Raises:
         PumiceError: as `evaluate`, `pumice.load` and `baseline.read_baseline`.
@@ -286,6 +292,7 @@ def main(
     import pumice
     from pumice.eval import baseline as beside
     from pumice.eval import report as out
+    from pumice.eval.remembered import remembering
     from pumice.eval.report_html import to_html
 
     if baseline and n < 2:
@@ -296,7 +303,7 @@ def main(
     # Before the questions: their long batches would count as its memory.
     measured = _measure(assistant, model) if cost or json_path or html else None
     with out.progress_bar() as step:
-        report = evaluate(assistant, tasks or (), n, progress=step)
+        report = evaluate(remembering(assistant, kept), tasks or (), n, progress=step)
     contrast = beside.contrast(report.results, report.rows, GROUPS, report.groups, earlier) if earlier else None
     report = replace(report, cost=measured, against=contrast)
     about = out.provenance(model, report, assistant)
