@@ -10,7 +10,7 @@ from conftest import tiny_model
 from hf_models import TINY
 
 from pumice.data.batch import pack
-from pumice.engine.runner import generate
+from pumice.engine.runner import complete
 from pumice.model.assistant import AssistantModel
 from pumice.types import IGNORE, Features
 
@@ -79,8 +79,5 @@ def test_cached_decoding_is_transformers_greedy_search(family):
         for _ in range(steps):
             ids = torch.cat([ids, reference(input_ids=ids[None]).logits[0, -1:].argmax(-1)])
         wanted.append(ids[len(prompt.ids) :].tolist())
-    found: dict[int, list[int]] = {i: [] for i in range(len(prompts))}
-    for slot, token, _ in generate(assistant(language_model(family)), prompts, (), steps):
-        if token >= 0:
-            found[slot].append(token)
-    assert list(found.values()) == wanted
+    found = complete(assistant(language_model(family)), prompts, (), steps)
+    assert [one.ids for one in found] == wanted

@@ -11,6 +11,7 @@ from pumice.assistant import Assistant
 from pumice.data.batch import pack
 from pumice.encode import encode
 from pumice.engine.runner import complete
+from pumice.messages import question_messages, to_sample
 from pumice.model.merge import merge_views
 from pumice.types import IMAGE, Features, PumiceError
 from pumice.vision.layout import PRESETS, layout
@@ -111,9 +112,12 @@ def test_questions_about_one_picture_share_it_and_get_the_same_answers(model, pr
     alone = [assistant.ask(*pair, max_tokens=6) for pair in pairs]
     seen: list[int] = []
     model.tower.register_forward_hook(lambda module, args, out: seen.append(out.shape[0]))
+    assistant.ask_many(pairs, max_tokens=6)
+    assert seen == []  # all is remembered
+    assistant.forget()
     together = assistant.ask_many(pairs, max_tokens=6)
-    views = seen[-1] // 4  # five questions, but the tower sees one, other, and both together
-    assert seen == [4 * views]
+    # Five questions, but the tower sees one and other.
+    assert sum(seen) == assistant.engine.count(to_sample(question_messages([one, other], "x"))).views
     assert len({answer.text for answer in alone}) > 2  # or a mix-up would not show
     for single, answer in zip(alone, together, strict=True):
         assert (single.text, single.prompt_tokens) == (answer.text, answer.prompt_tokens)

@@ -1,23 +1,33 @@
 """The assistant that a user holds: pictures and questions in, answers out.
 
-pumice.load("pocket").ask("receipt.png", "What is the total?") ──messages──> Sample ──encode──> engine ──> Answer
+pumice.load("pocket").ask("receipt.png", "What is the total?") ──messages──> Sample ──engine──> Answer
 """
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch import Tensor
 
 from pumice.data.batch import pack
 from pumice.encode import Processor, encode
-from pumice.engine.runner import Completion, complete, generate
+from pumice.engine.counting import is_open
+from pumice.engine.engine import Engine
+from pumice.engine.memory import token_bytes
+from pumice.engine.request import Outcome, Sampling
+from pumice.engine.settings import Settings
+from pumice.engine.ticket import Ticket
 from pumice.messages import question_messages, to_sample
 from pumice.model.assistant import AssistantModel
 from pumice.types import Features, Sample
+
+MEMORY_MIB = 1024
+"""What an assistant keeps of what it has read, if one prompt isn't longer."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +49,36 @@ class Answer:
 
 
 class Assistant:
-    """A model with its processor. Answers are greedy, so the same question gets the same answer."""
+    """A model with its processor. Answers are greedy, so the same question gets the same answer.
+
+    What was read is remembered: a further question about a picture reads the question alone. `forget` drops it.
+    """
 
     def __init__(self, model: AssistantModel, processor: Processor, name: str = "") -> None:
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.name = name
+        self._engine: tuple[Engine, object] | None = None
+        self._making = threading.Lock()
+
+    @property
+    def engine(self) -> Engine:
+        """What answers: made at first use, and again when weights or processor have changed. It has no thread: whoever
+        waits for an answer runs it.
+        """
+        with self._making:
+            state = (self.processor, _state(self.model))
+            if self._engine is None or self._engine[1] != state:
+                positions, each = self.model.lm.config.max_position_embeddings, token_bytes(self.model, torch.float32)
+                memory = max(MEMORY_MIB, -(-positions * each // 2**20))  # one prompt of any length always fits
+                made = Engine(self.model, self.processor, Settings(memory_mib=memory, queue=2**30), start=False)
+                self._engine = made, state
+            return self._engine[0]
+
+    def forget(self) -> None:
+        """Drop all that is remembered of pictures, questions and answers."""
+        if self._engine is not None:
+            self._engine[0].forget()
 
     def ask(self, pictures: Any, question: str, max_tokens: int = 128) -> Answer:
         """Answer a question about one picture, PDF or video, or a list of them (path, bytes, PIL image).
@@ -57,20 +91,15 @@ class Assistant:
     def ask_many(self, pairs: Iterable[tuple[Any, str]], max_tokens: int = 128, batch: int = 16) -> list[Answer]:
         """Answers to many (pictures, question) pairs, ``batch`` at a time; the answers are those of ``ask``."""
         samples = [to_sample(question_messages(pictures, question)) for pictures, question in pairs]
-        answers: list[Answer] = []
-        for start in range(0, len(samples), batch):
-            prompts = [self._encode(sample) for sample in samples[start : start + batch]]
-            answers += self.answer_prompts(prompts, max_tokens)
-        return answers
+        return self._answers(samples, max_tokens, batch)
 
     def answer_prompts(self, prompts: Sequence[Features], max_tokens: int = 128) -> list[Answer]:
         """Continue prompts that `pumice.encode.encode` laid out, all of them in one batch.
 
         Raises:
-            PumiceError: the longest prompt and its answer are more than the model takes.
+            PumiceError: a prompt and its answer are more than the model takes.
         """
-        done = complete(self.model, prompts, self.processor.stop_ids, max_tokens)
-        return [self._answer(prompt, completion) for prompt, completion in zip(prompts, done, strict=True)]
+        return self._answers(prompts, max_tokens, len(prompts))
 
     @overload
     def chat(
@@ -88,15 +117,16 @@ class Assistant:
         Raises:
             PumiceError: malformed messages, unreadable pictures, or a conversation that is too long.
         """
-        prompt = self._encode(to_sample(messages))
+        sample = to_sample(messages)
         if stream:
-            return self._stream(prompt, max_tokens)
-        return self.answer_prompts([prompt], max_tokens)[0]
+            return self._stream(self._submit(sample, max_tokens))
+        return self.answer(sample, max_tokens)
 
     @torch.inference_mode()
     def logits(self, messages: Sequence[dict[str, Any]]) -> Tensor:
         """Logits (T, V) in fp32 over the whole laid-out conversation, ready for the next answer."""
-        batch = pack([self._encode(to_sample(messages))])
+        sample = to_sample(messages)
+        batch = pack([encode(sample, self.processor, prompt=is_open(sample))])
         return self.model.logits(batch.to(self.model.device)).float()
 
     def answer(self, sample: Sample, max_tokens: int = 128) -> Answer:
@@ -105,33 +135,51 @@ class Assistant:
         Raises:
             PumiceError: as `chat`.
         """
-        return self.answer_prompts([self._encode(sample)], max_tokens)[0]
+        return self._answers([sample], max_tokens, 1)[0]
 
-    def _encode(self, sample: Sample) -> Features:
-        return encode(sample, self.processor, prompt=sample.turns[-1].role != "assistant")
+    def _submit(self, asked: Sample | Features, max_tokens: int) -> Ticket:
+        return self.engine.submit(asked, Sampling(max_tokens), strip=True)
 
-    def _answer(self, prompt: Features, completion: Completion) -> Answer:
-        text = self.processor.tokenizer.decode(completion.ids, skip_special_tokens=True)
-        return Answer(
-            text=text.strip(),
-            tokens=len(completion.ids),
-            visual_tokens=sum(placed.tokens for placed in prompt.layouts),
-            prompt_tokens=len(prompt),
-            ms=round(completion.ms, 1),
-            first_ms=round(completion.first_ms, 1),
-            logprob=round(completion.logprob, 4),
-            finish=completion.finish,
-        )
+    def _answers(self, asked: Sequence[Sample | Features], max_tokens: int, batch: int) -> list[Answer]:
+        """Answers in order, up to ``batch`` being made at a time. The first that fails stops the others."""
+        going: deque[Ticket] = deque()
+        answers: list[Answer] = []
+        try:
+            for one in asked:
+                if len(going) == batch:
+                    answers.append(_answer(going[0].result()))
+                    going.popleft()
+                going.append(self._submit(one, max_tokens))
+            answers += [_answer(ticket.result()) for ticket in going]
+        finally:
+            for ticket in going:
+                ticket.cancel()
+        return answers
 
-    def _stream(self, prompt: Features, max_tokens: int) -> Iterator[str | Answer]:
-        """Pieces whose concatenation is the answer's text; a character of several tokens is held back until whole."""
-        shown, completion = "", Completion()
-        for _, token, completion in generate(self.model, [prompt], self.processor.stop_ids, max_tokens):
-            text = self.processor.tokenizer.decode(completion.ids, skip_special_tokens=True).lstrip()
-            if token >= 0 and (text.endswith("\ufffd") or text != text.rstrip()):
-                continue
-            text = text.rstrip()
-            if len(text) > len(shown):
-                yield text[len(shown) :]
-                shown = text
-        yield self._answer(prompt, completion)
+    def _stream(self, ticket: Ticket) -> Iterator[str | Answer]:
+        """Pieces whose concatenation is the answer's text, then the answer. Who stops listening stops it."""
+        try:
+            for piece in ticket:
+                yield piece.text
+            yield _answer(ticket.result())
+        finally:
+            ticket.cancel()
+
+
+def _answer(outcome: Outcome) -> Answer:
+    return Answer(
+        text=outcome.text,
+        tokens=len(outcome.ids),
+        visual_tokens=outcome.visual_tokens,
+        prompt_tokens=outcome.prompt_tokens,
+        ms=round(outcome.ms, 1),
+        first_ms=round(outcome.first_ms, 1),
+        logprob=round(outcome.logprob, 4),
+        finish=cast(Literal["stop", "length"], outcome.finish),
+    )
+
+
+def _state(model: AssistantModel) -> list[tuple[int, int]]:
+    """Where the weights lie and how often they have been written: training changes it, answering doesn't."""
+    weights = [*model.parameters(), *model.buffers()]
+    return [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in weights]

@@ -17,18 +17,19 @@ from collections import Counter
 
 import torch
 
-from pumice.encode import Processor, lay_out
+from pumice.encode import Processor
+from pumice.engine.counting import Count, check_memory, check_model, count_tokens
 from pumice.engine.decoders import make_decoder
 from pumice.engine.detokenise import Detokeniser
 from pumice.engine.grammar import compile_grammar
 from pumice.engine.memory import cache_dtype, token_bytes
-from pumice.engine.reader import Reader, is_open
+from pumice.engine.reader import Reader
 from pumice.engine.request import Finish, Sampling
 from pumice.engine.sampler import Choice, Sampler, check_sampling
 from pumice.engine.scheduler import Job, PassError, Scheduler
 from pumice.engine.segments import Decoder
 from pumice.engine.settings import Full, Settings, Stats
-from pumice.engine.ticket import Count, Done, Request, Ticket
+from pumice.engine.ticket import Done, Request, Ticket
 from pumice.model.assistant import AssistantModel
 from pumice.types import Features, PumiceError, Sample
 
@@ -102,7 +103,8 @@ class Engine:
         """
         check_sampling(sampling)
         count = self.count(asked)
-        self._check_room(count, sampling.max_tokens)
+        check_model(count, sampling.max_tokens, self.processor.max_tokens, self.model.lm.config.max_position_embeddings)
+        check_memory(count, sampling.max_tokens, self._budget, self.settings.memory_mib)
         tokenizer, stop_ids = self.processor.tokenizer, self._stop_ids
         grammar = sampling.grammar and compile_grammar(sampling.grammar, tokenizer, stop_ids)
         text = Detokeniser(tokenizer, sampling.stop, stop_ids, strip)
@@ -122,31 +124,7 @@ class Engine:
         Raises:
             PumiceError: a text that isn't Unicode, or a picture whose layout can't be made.
         """
-        if isinstance(asked, Features):
-            tokens, layouts = len(asked), asked.layouts
-        else:
-            pieces = list(lay_out(asked, self.processor, is_open(asked)))
-            tokens = sum(len(piece.ids) for piece in pieces)
-            layouts = [piece.layout for piece in pieces if piece.layout is not None]
-        return Count(tokens, sum(placed.tokens for placed in layouts), sum(placed.views for placed in layouts))
-
-    def _check_room(self, count: Count, max_tokens: int) -> None:
-        tokens, most = count.prompt_tokens, self.processor.max_tokens
-        said = f"the prompt has {tokens} tokens" + f", {count.visual_tokens} of them visual" * (count.visual_tokens > 0)
-        if not tokens:
-            raise PumiceError("the prompt is empty")
-        if tokens > most:
-            raise PumiceError(f"{said}; the model takes {most}: fewer or smaller pictures, or a shorter text")
-        positions = self.model.lm.config.max_position_embeddings
-        if tokens + max_tokens > positions:
-            raise PumiceError(
-                f"{said}; with an answer of up to {max_tokens} that is more than the model's {positions} positions"
-            )
-        if self._scheduler.needs(tokens, max_tokens) > self._budget:
-            raise PumiceError(
-                f"{said}; with an answer of up to {max_tokens} that is more than the {self._budget} tokens for which "
-                f"there is memory ({self.settings.memory_mib:g} MiB)"
-            )
+        return count_tokens(asked, self.processor)
 
     def stats(self) -> Stats:
         """Figures of this moment; those of a pass that runs may be half in."""
@@ -285,6 +263,8 @@ class Engine:
         try:
             chosen = self._scheduler.step()
         except PassError as failed:
+            if not failed.jobs:
+                raise
             logger.error("a pass failed", exc_info=failed.cause)
             for job in failed.jobs:
                 self._end(self._running[job], failure(failed.cause))

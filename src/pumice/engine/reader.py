@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from pumice.encode import Processor, encode
+from pumice.engine.counting import is_open
 from pumice.engine.pictures import digests
 from pumice.engine.ticket import Request
-from pumice.types import Features, PumiceError, Sample
+from pumice.types import Features, PumiceError
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +68,3 @@ class Reader:
             logger.exception("a request's pictures can't be decoded")
             request.prepared = PumiceError(f"a picture of the request can't be decoded ({type(error).__name__})")
         self.ready()
-
-
-def is_open(sample: Sample) -> bool:
-    """Whether the answer to come needs a head; a conversation that ends in the assistant's words is gone on with."""
-    return sample.turns[-1].role != "assistant"

@@ -116,10 +116,6 @@ class Scheduler:
             count += tokens
         return Job(prompt.ids, keys, pictures, places, max_tokens, sampler, space, next=int(prompt.ids[-1]))
 
-    def needs(self, prompt_tokens: int, max_tokens: int) -> int:
-        """Tokens of memory that a request takes: the last token of an answer isn't fed again."""
-        return prompt_tokens - 1 + max_tokens
-
     def admit(self, job: Job) -> bool:
         """Let a job run, if there is room for all that it may need."""
         if len(self.running) >= self.batch:

@@ -21,6 +21,9 @@ class Settings:
     queue                     requests that wait
     readers, decoded_mib      threads that decode pictures; pixels that wait for their turn
     weights                   of the language model: "fp32", "bf16", "int8" or "int4"; "" is the model's own
+
+    Raises:
+        PumiceError: a number that is less than 1.
     """
 
     memory_mib: float = 2048
@@ -32,6 +35,11 @@ class Settings:
     views: int = 16
     readers: int = 2
     decoded_mib: float = 256
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "chunk", "queue", "views", "readers"):
+            if getattr(self, name) < 1:
+                raise PumiceError(f"the engine's {name} is {getattr(self, name)}; expected at least 1")
 
 
 @dataclass(frozen=True)

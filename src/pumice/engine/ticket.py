@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from pumice.engine.counting import Count
 from pumice.engine.detokenise import Detokeniser, token_text
 from pumice.engine.grammar import CompiledGrammar
 from pumice.engine.request import Finish, Outcome, Piece, Sampling, Token
@@ -25,15 +26,6 @@ if TYPE_CHECKING:
 
 Done = Callable[[Piece | Outcome | PumiceError], None]
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Count:
-    """Tokens of a prompt, and how many of them stand for pictures and videos; tiles that go through the tower."""
-
-    prompt_tokens: int
-    visual_tokens: int
-    views: int
 
 
 class Ticket:
