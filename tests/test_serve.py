@@ -18,6 +18,7 @@ from test_video import film
 
 from pumice.assistant import Assistant
 from pumice.encode import encode
+from pumice.evidence import evidence
 from pumice.messages import to_sample
 from pumice.serve.answers import prepare
 from pumice.serve.errors import ApiError
@@ -274,7 +275,7 @@ def test_responses_with_a_schema(served):
 def test_models(served):
     found = served.client().models.list().data
     assert [model.id for model in found] == ["tiny", "other"]
-    assert found[0].model_extra["evidence"] is False
+    assert found[0].model_extra["evidence"] is True
     assert found[0].model_extra["max_tokens"] == 1024
     assert served.client().models.retrieve("other").id == "other"
     with pytest.raises(openai.NotFoundError, match="this server has tiny, other"):
@@ -308,9 +309,48 @@ def test_a_long_prompt_is_refused_with_its_counts_before_a_pixel_is_decoded(serv
     assert re.search(r"have 15\d\d tokens and the answer up to 512; the model takes 1024", said["message"])
 
 
-def test_evidence_is_not_there_yet(served):
-    answer = post(served, "/v1/evidence", json={"model": "tiny", "messages": ask("x"), "answer": "y"})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (501, "not_supported")
+def test_evidence_is_the_assistants_own(served, assistant, files):
+    parts = [image(files["wide"]), {"type": "file", "file": {"file_data": uri(files["pdf"])}}, image(files["film"])]
+    body = {"model": "tiny", "messages": ask("What?", *parts), "answer": " an answer\n"}
+    said = post(served, "/v1/evidence", json=body).json()["regions"]
+    media = [{"type": "image", "image": files[name]} for name in ("wide", "pdf", "film")]
+    messages = [{"role": "user", "content": [*media, {"type": "text", "text": "What?"}]}]
+    own = evidence(assistant, messages, "an answer")
+    assert [(one["media"], one.get("frame")) for one in said] == [(one.media, one.frame) for one in own]
+    for one, expected in zip(said, own, strict=True):
+        assert one["box"] == pytest.approx(expected.box, abs=1e-4)
+        assert one["weight"] == pytest.approx(expected.weight, abs=1e-4)
+    assert sum(one["weight"] for one in said) == pytest.approx(1, abs=1e-3)
+    assert post(served, "/v1/evidence", json=body | {"messages": ask("x")}).json() == {"regions": []}
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "code"),
+    [
+        ({"answer": " "}, "answer", "invalid_value"),
+        ({"answer": 3}, "answer", "invalid_value"),
+        ({"answer": "x" * 1200}, "messages", "context_length_exceeded"),
+        ({"answer": "x" * 10**6}, "messages", "context_length_exceeded"),
+        ({"model": "third"}, "model", "model_not_found"),
+        ({"temperature": 1}, "temperature", "unknown_parameter"),
+    ],
+)
+def test_evidence_that_is_refused(given, param, code, served):
+    body = {"model": "tiny", "messages": ask("x", image(png(1))), "answer": "y"}
+    error = post(served, "/v1/evidence", json=body | given).json()["error"]
+    assert (error["param"], error["code"]) == (param, code)
+
+
+def test_many_ask_for_evidence_at_once(served):
+    def one(seed: int) -> int:
+        body = {"model": "tiny", "messages": ask("x", image(png(seed))), "answer": "y" * 20}
+        return post(served, "/v1/evidence", json=body).status_code
+
+    with concurrent.futures.ThreadPoolExecutor(30) as threads:
+        found = list(threads.map(one, range(30)))
+    assert set(found) <= {200, 429}
+    assert found.count(200) >= 10
+    assert served.service.finder.working == 0
 
 
 def test_health_ready_and_the_page(served):

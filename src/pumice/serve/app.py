@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from pumice.serve.answers import Answers, Prompt, Served, find_model, prepare
 from pumice.serve.chat import ChatAnswer
 from pumice.serve.errors import ApiError, from_error
+from pumice.serve.evidence import Finder, with_answer
 from pumice.serve.fetch import Fetcher
 from pumice.serve.gate import Gate, Note
 from pumice.serve.keys import Keys
@@ -53,6 +54,7 @@ class Service:
         self.metrics = Metrics()
         self.pool = DecodePool({name: model.processor for name, model in models.items()}, settings)
         self.opener = Opener(self.pool, fetcher or Fetcher(settings.remote), settings)
+        self.finder = Finder(self.opener)
         self.threads = ThreadPoolExecutor(8, "submit")
         self.metrics.watch(
             lambda: {name: model.engine.stats() for name, model in models.items()}, lambda: self.pool.lost
@@ -69,6 +71,7 @@ class Service:
             for model in self.models.values():
                 await asyncio.to_thread(model.engine.close, False)
             await self.pool.close()
+            self.finder.close()
             self.threads.shutdown(wait=False)
 
     def space(self, note: Note) -> str:
@@ -146,9 +149,9 @@ def _add_answers(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/evidence", **errors_of(EvidenceRequest))
     async def evidence(request: Request) -> Response:
-        ask = read_body(await request.body(), EvidenceRequest)
-        find_model(service.models, ask.model)
-        raise ApiError(501, "not_supported", "this server can't show what an answer was read from")
+        note, ask = request.scope["note"], read_body(await request.body(), EvidenceRequest)
+        said = with_answer(read_messages(ask.messages, settings.media, settings.max_media), ask.answer)
+        return JSONResponse(await service.finder.find(await service.prompt(ask.model, said, note)))
 
 
 async def _respond(
@@ -210,7 +213,7 @@ def _model_json(model: Served) -> dict[str, Any]:
         "owned_by": "pumice",
         "max_tokens": model.limit,
         "media": ["image", "page", "video"],
-        "evidence": False,
+        "evidence": True,
     }
 
 

@@ -32,7 +32,7 @@ class ApiError(PumiceError):
         """OpenAI's type of the error."""
         if self.status in TYPES:
             return TYPES[self.status]
-        return "invalid_request_error" if self.status < 500 or self.status == 501 else "server_error"
+        return "invalid_request_error" if self.status < 500 else "server_error"
 
     def to_json(self) -> dict[str, Any]:
         """The body of the answer."""

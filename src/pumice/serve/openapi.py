@@ -17,7 +17,6 @@ STATUSES = {
     415: "The body isn't application/json.",
     429: "A limit is reached; Retry-After says when to try again.",
     500: "The server failed.",
-    501: "Not supported.",
     503: "The server is stopping.",
     504: "The answer took too long.",
 }
