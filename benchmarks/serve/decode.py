@@ -1,0 +1,130 @@
+"""Speed of a language model alone, Pumice's decoder beside transformers and llama.cpp, on a CPU.
+
+    python -m benchmarks.serve.decode                      all contenders, one thread and two, in turns
+    python -m benchmarks.serve.decode --threads 1 --only pumice-int8,llama.cpp-q8_0 --rounds 3 --seconds 2
+
+    for each round: for each number of threads: each contender in a process of its own ──> results/decode.json
+    medians of all rounds ──> results/decode.md
+
+From the repository's root. After ``--minutes`` no process is begun; the same command goes on from the JSON. llama.cpp
+comes from the package xllamacpp, its files are written here from the same weights. README.md has the protocol.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serve.contenders import CONTENDERS, DECODES, PREFILL, SHARED, bandwidth, rates
+
+RESULTS = Path(__file__).parent / "results"
+MODEL = Path.home() / ".cache/pumice/smollm2-135m-instruct"
+PAIRS = {"fp32": "llama.cpp-f16", "bf16": "llama.cpp-f16", "int8": "llama.cpp-q8_0", "int4": "llama.cpp-q4_1"}
+"""What a contender of ours is held against. q4_1 is what int4 is, five bits a weight; q4_0 is four and a half."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=MODEL, help="folder of a transformers causal LM")
+    parser.add_argument("--only", default=",".join(CONTENDERS), help=f"of {', '.join(CONTENDERS)}")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0, help="about how long a figure is measured")
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "decode.json")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "pumice-decode", help="GGUF files")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        found = rates(args.worker, args.model, args.work, int(args.threads), args.seconds)
+        print(json.dumps({**found, "bandwidth": bandwidth()}))
+        return
+    records = json.loads(args.out.read_text()) if args.out.is_file() else []
+    finished = run_all(args, records)
+    args.out.with_suffix(".md").write_text(table(records))
+    print(f"{args.out.with_suffix('.md')}{'' if finished else ': not finished; the same command goes on'}")
+
+
+def run_all(args: argparse.Namespace, records: list[dict[str, Any]]) -> bool:
+    """Measure what isn't in ``records`` yet, and keep it; False where time ran out."""
+    began = time.monotonic()
+    done = {(r["round"], r["threads"], r["contender"]) for r in records}
+    for turn in range(args.rounds):
+        for threads in map(int, args.threads.split(",")):
+            for contender in args.only.split(","):
+                if (turn, threads, contender) in done:
+                    continue
+                if time.monotonic() - began > args.minutes * 60:
+                    return False
+                record = {"round": turn, "threads": threads, "contender": contender}
+                records.append(record | run_one(args, contender, threads))
+                args.out.parent.mkdir(parents=True, exist_ok=True)
+                args.out.write_text(json.dumps(records, indent=1))
+    return True
+
+
+def run_one(args: argparse.Namespace, contender: str, threads: int) -> dict[str, Any]:
+    """A contender's rates, from a process of its own."""
+    print(f"{contender}, {threads} thread(s)", flush=True)
+    command = [sys.executable, "-m", "benchmarks.serve.decode", "--worker", contender, "--threads", str(threads)]
+    command += ["--model", str(args.model), "--work", str(args.work), "--seconds", str(args.seconds)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    load = os.getloadavg()[0]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        return {"error": ended.stderr.strip().splitlines()[-1:], "load": load}
+    return {**json.loads(ended.stdout.splitlines()[-1]), "load": load}
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Medians in Markdown, a table a number of threads, with ratios to the two peers."""
+    found: dict[tuple[int, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        for point, rate in record.get("rates", {}).items():
+            found[record["threads"], record["contender"]][point].append(rate)
+    medians = {key: {p: statistics.median(r) for p, r in points.items()} for key, points in found.items()}
+    points = [PREFILL, *DECODES, SHARED]
+    lines = ["# Decoding, tokens a second", ""]
+    for threads in sorted({threads for threads, _ in medians}):
+        rows = {c: medians[threads, c] for c in CONTENDERS if (threads, c) in medians}
+        counts = [len(r) for c in rows for r in found[threads, c].values()]
+        read = statistics.median(r["bandwidth"] for r in records if r["threads"] == threads and "bandwidth" in r)
+        bytes_of = {r["contender"]: r["bytes"] for r in records if r.get("bytes")}
+        lines += [f"## {threads} thread(s)", ""]
+        lines += [f"Medians of {min(counts)} to {max(counts)} runs. Memory is read at {read:.1f} GB/s.", ""]
+        lines += [f"| | {' | '.join(points)} | bound b1 |", "|---" * (len(points) + 2) + "|"]
+        for contender, row in rows.items():
+            bound = f"{read * 1e9 / bytes_of[contender]:.0f}" if contender in bytes_of else ""
+            cells = [f"{row[p]:.1f}" if p in row else "" for p in points]
+            lines.append(f"| {contender} | {' | '.join(cells)} | {bound} |")
+        lines += ["", *ratios(rows, points), ""]
+    failed = [f"- {r['contender']}, {r['threads']} thread(s): {r['error']}" for r in records if "error" in r]
+    return "\n".join(lines + (["Failed:", "", *failed, ""] if failed else []))
+
+
+def ratios(rows: dict[str, dict[str, float]], points: list[str]) -> list[str]:
+    """Ours against the faster of transformers' two, and against llama.cpp's of the same bits."""
+    theirs = [row for contender, row in rows.items() if contender.startswith("transformers")]
+    lines = [f"| ratio | {' | '.join(points)} |", "|---" * (len(points) + 1) + "|"]
+    for contender, row in rows.items():
+        if not contender.startswith("pumice"):
+            continue
+        best = {p: max(t[p] for t in theirs if p in t) for p in points if any(p in t for t in theirs)}
+        peer = PAIRS[contender.removeprefix("pumice-")]
+        for name, other in (("transformers, the faster", best), (peer, rows.get(peer, {}))):
+            cells = [f"{row[p] / other[p]:.2f}" if p in row and p in other else "" for p in points]
+            lines.append(f"| {contender} / {name} | {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
