@@ -28,6 +28,7 @@ def read_parser(name: str) -> Parser:
         "same command goes on where an earlier one was stopped. Exit code 1 when something couldn't be read.",
         """
 pumice read invoices/*.pdf --schema invoice.json --out invoices.jsonl
+pumice read invoices/*.pdf --schema invoice.json --out invoices.jsonl --evidence
 pumice read receipts/*.jpg --ask questions.txt --out receipts.csv --csv
 pumice read report.pdf#2-5 --ask questions.txt
 OPENAI_API_KEY=... pumice read scans/*.png --schema form.json --out forms.jsonl --engine http://localhost:8000/v1""",
@@ -36,6 +37,11 @@ OPENAI_API_KEY=... pumice read scans/*.png --schema form.json --out forms.jsonl 
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--schema", type=Path, metavar="FILE", help="JSON schema of an object that every page fills in")
     what.add_argument("--ask", type=Path, metavar="FILE", help="questions about every page, one a line")
+    parser.add_argument(
+        "--whole", action=argparse.BooleanOptionalAction, help="ask for all of the schema's object at once, or for "
+        "each field by itself (default: each by itself; with --engine all at once)",
+    )  # fmt: skip
+    parser.add_argument("--evidence", action="store_true", help="add the boxes that each field was read from")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="records, JSON a line (default: standard output, which can't go on "
         "after a stop); beside it FILE.journal keeps the answers",
@@ -61,12 +67,13 @@ def read_command(args: argparse.Namespace) -> int:
     from pumice.read.journal import Journal, Output
     from pumice.read.run import Run
 
-    ask = read_schema(args.schema) if args.schema is not None else read_questions(args.ask)
+    whole = args.whole if args.whole is not None else args.engine is not None
+    ask = read_schema(args.schema, whole) if args.schema is not None else read_questions(args.ask)
     journal = Journal(args.out and args.out.with_name(args.out.name + ".journal"))
     asker = _asker(args, ask)
     try:
-        output = Output(args.out, ask.fields if args.csv else None)
-        run = Run(ask, asker, journal, output, args.batch, args.max_tokens)
+        output = Output(args.out, ask.columns if args.csv else None)
+        run = Run(ask, asker, journal, output, args.batch, args.max_tokens, args.evidence)
         with _progress(len(args.files)) as progress:
             tally = run.over(args.files, progress)
         output.close()
@@ -81,6 +88,13 @@ def _check(args: argparse.Namespace) -> None:
     """Show mistakes before a model is loaded."""
     if args.engine is not None and not args.engine.startswith(("http://", "https://")):
         raise PumiceError(f"--engine {args.engine}: expected an address such as http://localhost:8000/v1")
+    if args.whole is not None and args.schema is None:
+        raise PumiceError("--whole is about a schema: give one with --schema")
+    if args.evidence and (args.engine is not None or args.whole):
+        other = "--engine" if args.engine is not None else "--whole"
+        raise PumiceError(f"--evidence doesn't go with {other}: it is found for one field, by a model of our own")
+    if args.evidence and args.csv:
+        raise PumiceError("--evidence doesn't go with --csv: boxes are in JSON records")
     if args.out is None:
         return
     if args.out.is_dir() or not args.out.parent.is_dir():
@@ -93,11 +107,11 @@ def _asker(args: argparse.Namespace, ask: Ask) -> Asker:
     if args.engine is not None:
         from pumice.read.server import ServerAsker
 
-        return ServerAsker(args.engine, args.model, args.max_tokens, args.batch, ask.schema)
+        return ServerAsker(args.engine, args.model, args.max_tokens, args.batch)
     import pumice
     from pumice.read.askers import EngineAsker
 
-    return EngineAsker(pumice.load(args.model or "pocket"), args.max_tokens, args.batch, ask.schema)
+    return EngineAsker(pumice.load(args.model or "pocket"), args.max_tokens, args.batch, ask.prompts)
 
 
 @contextmanager

@@ -1,100 +1,105 @@
-"""What is asked about every page: a JSON schema to fill in, or questions.
+"""What is asked about every page: questions, or a JSON schema to fill in.
 
-    schema ──form──> one Prompt        questions, a line each ──> a Prompt each
-    Answer to a Prompt ──settle──> values by field, confidence by field, or what is wrong with it
-
-A value's confidence is the mean probability of its tokens: exp(mean log-probability).
+questions, a line each ──> a Prompt each        schema ──> a Prompt each field (`fields`), or one for all (`whole`)
+Answer to a Prompt ──settle──> values by path, confidence by label, or what is wrong with it
+all values of a page ──assemble──> record's values ──check──> what doesn't fit the schema
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from pumice.read.confidence import mean, sure
 from pumice.types import PumiceError
 
-SCHEMA_PROMPT = "Write this as JSON with texts as printed, in this form: "
+if TYPE_CHECKING:
+    from pumice.engine.request import Grammar
+    from pumice.read.fields import Fields
+    from pumice.read.whole import Whole
+
+Steps = tuple[str | int, ...]
+"""Where a value is in a record: names of fields and places in lists."""
+
+MISSING: Any = object()
+"""A value that a page hasn't got: it stays out of the record, the objects around it don't."""
+
+Box = tuple[tuple[float, ...], float, int | None]
+"""((x0, y0, x1, y1) in fractions of width and height, weight, a video's frame): as `pumice.evidence.Region`."""
 
 
 @dataclass(frozen=True)
 class Answer:
     """A model's words. ``tokens`` are (the end of the text with it in characters, log-probability), where known;
-    ``logprob`` is the mean over all, where known. ``finish`` is "stop" or what else ended it.
+    ``logprob`` is the mean over all, where known. ``finish`` is "stop" or what else ended it. ``boxes`` are where it
+    was read, None where nobody looked.
     """
 
     text: str
     finish: str
     tokens: tuple[tuple[int, float], ...] = ()
     logprob: float | None = None
+    boxes: tuple[Box, ...] | None = None
+
+    @property
+    def confidence(self) -> float | None:
+        """The mean probability of its tokens, where known."""
+        found = mean(logprob for _, logprob in self.tokens)
+        return found if found is not None else sure(self.logprob)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One thing that is asked: ``field`` names it in the record, None where the answer is a JSON object of fields."""
+    """One thing that is asked, and what its answer has to look like. ``at`` is where the answer belongs in the record,
+    () for an object that is all of it.
+    """
 
     text: str
-    field: str | None = None
+    at: Steps = ()
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True)
 class Settled:
-    """What an answer says: values and confidences by field, and the error where it isn't what was asked for."""
+    """What an answer says: values by where they belong, confidences by label, and the error where it isn't what was
+    asked for.
+    """
 
-    values: dict[str, Any]
+    values: dict[Steps, Any]
     confidence: dict[str, float]
     error: str = ""
+
+
+class Ask(Protocol):
+    """What is asked about every page. ``columns`` are where a table's columns come from."""
+
+    columns: list[Steps]
+    prompts: list[Prompt]
+
+    def settle(self, prompt: Prompt, answer: Answer) -> Settled: ...
+    def check(self, values: dict[str, Any]) -> str:
+        """What is wrong with a record whose answers were all right by themselves; "" if nothing is."""
+        ...
 
 
 class Questions:
     """Questions about every page; the answers are texts."""
 
     def __init__(self, questions: Sequence[str]) -> None:
-        self.fields = list(dict.fromkeys(questions))
-        self.prompts = [Prompt(question, question) for question in self.fields]
-        self.schema: str | None = None
+        self.columns: list[Steps] = [(question,) for question in dict.fromkeys(questions)]
+        self.prompts = [Prompt(str(at[0]), at) for at in self.columns]
 
     def settle(self, prompt: Prompt, answer: Answer) -> Settled:
         """The answer's text. One that was cut at its limit is an error, with what there is of it."""
-        field = prompt.field or prompt.text
-        found = mean(logprob for _, logprob in answer.tokens)
-        confidence = found if found is not None else sure(answer.logprob)
-        error = "" if answer.finish == "stop" else f"{field!r}: the answer ended early ({answer.finish})"
-        return Settled({field: answer.text.strip()}, {} if confidence is None else {field: confidence}, error)
+        error = "" if answer.finish == "stop" else f"{prompt.text!r}: the answer ended early ({answer.finish})"
+        known = answer.confidence
+        return Settled({prompt.at: answer.text.strip()}, {} if known is None else {prompt.text: known}, error)
 
-
-class Schema:
-    """A JSON schema that every page's answer has to fit.
-
-    Raises:
-        PumiceError: it isn't a schema of an object, or jsonschema isn't installed.
-    """
-
-    def __init__(self, schema: dict[str, Any], name: str) -> None:
-        self.fields, self._validator = list(schema.get("properties", {})), _validator(schema, name)
-        self.schema: str | None = json.dumps(schema, ensure_ascii=False)
-        self.prompts = [Prompt(SCHEMA_PROMPT + json.dumps(form(schema), ensure_ascii=False))]
-
-    def settle(self, prompt: Prompt, answer: Answer) -> Settled:
-        """The answer's fields; an error if it was cut, isn't JSON, or doesn't fit the schema."""
-        if answer.finish != "stop":
-            return Settled({}, {}, f"the answer ended early ({answer.finish})")
-        try:
-            values = json.loads(answer.text, parse_constant=_refuse)
-            json.dumps(values, allow_nan=False)  # 1e999 is read as infinity
-        except (ValueError, RecursionError) as error:
-            return Settled({}, {}, f"the answer isn't JSON ({' '.join(str(error).split())}): {answer.text[:80]!r}")
-        if not isinstance(values, dict):
-            return Settled({}, {}, f"the answer is {type(values).__name__}; expected an object: {answer.text[:80]!r}")
-        wrong = next(iter(self._validator.iter_errors(values)), None)
-        error = f"{wrong.json_path}: {' '.join(wrong.message.split())[:200]}" if wrong is not None else ""
-        return Settled(values, confidences(answer), error and f"the answer doesn't fit the schema: {error}")
-
-
-Ask = Questions | Schema
+    def check(self, values: dict[str, Any]) -> str:
+        return ""
 
 
 def read_questions(path: Path) -> Questions:
@@ -109,105 +114,35 @@ def read_questions(path: Path) -> Questions:
     return Questions(lines)
 
 
-def read_schema(path: Path) -> Schema:
-    """The JSON schema in a file.
+def read_schema(path: Path, whole: bool) -> Fields | Whole:
+    """The JSON schema in a file, to be asked for as a ``whole`` or field by field.
 
     Raises:
         PumiceError: it can't be read, or isn't a schema of an object.
     """
+    from pumice.read.fields import Fields
+    from pumice.read.whole import Whole
+
     try:
         schema = json.loads(_read(path))
     except (ValueError, RecursionError) as error:
         raise PumiceError(f"{path}: not JSON ({' '.join(str(error).split())})") from None
     if not isinstance(schema, dict):
         raise PumiceError(f"{path}: {type(schema).__name__}; expected a JSON schema, {{'type': 'object', ...}}")
-    return Schema(schema, str(path))
+    return Whole(schema, str(path)) if whole else Fields(schema, str(path))
 
 
-def form(schema: Any) -> Any:
-    """An empty form as an example of what fits a schema: {"shop": "", "items": [{"name": ""}]}.
-
-    Descriptions stand where texts will. References aren't followed.
-    """
-    if not isinstance(schema, dict):
-        return ""
-    kind = schema.get("type")
-    kind = next((one for one in kind if one != "null"), "null") if isinstance(kind, list) else kind
-    if "properties" in schema or kind == "object":
-        return {name: form(field) for name, field in schema.get("properties", {}).items()}
-    if kind == "array":
-        return [form(schema.get("items"))]
-    if isinstance(schema.get("enum"), list):
-        return " or ".join(str(value) for value in schema["enum"])
-    return schema.get("description", "")
-
-
-def confidences(answer: Answer) -> dict[str, float]:
-    """Confidence of each field of an answer that is a JSON object: of its tokens, or else of the whole answer."""
-    found: dict[str, float] = {}
-    for name, first, last in _spans(answer.text):
-        begins, own = 0, []
-        for ends, logprob in answer.tokens:
-            if begins < last and ends > first:
-                own.append(logprob)
-            begins = ends
-        confidence = mean(own) if own else sure(answer.logprob)
-        if confidence is not None:
-            found[name] = confidence
-    return found
-
-
-def mean(logprobs: Any) -> float | None:
-    """exp(mean) of log-probabilities; None of none."""
-    values = list(logprobs)
-    return sure(math.fsum(values) / len(values)) if values else None
-
-
-def sure(logprob: float | None) -> float | None:
-    """exp of a log-probability, to four digits."""
-    return None if logprob is None else round(math.exp(logprob), 4)
-
-
-def _spans(text: str) -> list[tuple[str, int, int]]:
-    """(name, first, last character + 1) of the values of a JSON object's fields; the text is valid."""
-    decoder, spans = json.JSONDecoder(), []
-    place = _skip(text, text.index("{") + 1)
-    while text[place] != "}":
-        name, place = decoder.raw_decode(text, place)
-        first = _skip(text, _skip(text, place) + 1)  # behind the colon
-        _, last = decoder.raw_decode(text, first)
-        spans.append((name, first, last))
-        place = _skip(text, last)
-        place = _skip(text, place + 1) if text[place] == "," else place
-    return spans
-
-
-def _skip(text: str, place: int) -> int:
-    while text[place] in " \t\r\n":
-        place += 1
-    return place
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} isn't a number of JSON's")
-
-
-def _validator(schema: dict[str, Any], name: str) -> Any:
-    try:
-        from jsonschema import FormatChecker
-        from jsonschema.exceptions import SchemaError
-        from jsonschema.validators import Draft202012Validator, validator_for
-        from referencing import Registry
-    except ImportError:
-        raise PumiceError("checking answers against a schema needs jsonschema: pip install 'pumice[read]'") from None
-    kind = validator_for(schema, Draft202012Validator)
-    try:
-        kind.check_schema(schema)
-    except SchemaError as error:
-        raise PumiceError(f"{name}: {error.json_path}: {' '.join(error.message.split())[:200]}") from None
-    if schema.get("type", "object") != "object":
-        raise PumiceError(f"{name}: a schema of {schema['type']!r}; expected 'object', whose fields become the record")
-    return kind(schema, format_checker=FormatChecker(), registry=Registry())  # it fetches nothing
+def assemble(settled: Sequence[Settled]) -> dict[str, Any]:
+    """The values of a page's answers as one object."""
+    record: dict[str, Any] = {}
+    for one in settled:
+        for at, value in one.values.items():
+            inner: Any = record
+            for step in at[:-1]:
+                inner = inner.setdefault(step, {})
+            if value is not MISSING:
+                inner[at[-1]] = value
+    return record
 
 
 def _read(path: Path) -> str:

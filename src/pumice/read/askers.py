@@ -5,11 +5,12 @@ ask(media, prompt, done) ──at once──> ... ──from another thread─�
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from pumice.read.ask import Answer
-from pumice.types import Media, PumiceError
+from pumice.read.ask import Answer, Box, Prompt
+from pumice.types import Media, PumiceError, Sample
 
 if TYPE_CHECKING:
     from pumice.assistant import Assistant
@@ -23,33 +24,67 @@ class Asker(Protocol):
 
     digest: str
 
-    def ask(self, media: Media, prompt: str, done: Done) -> None: ...
+    def ask(self, media: Media, prompt: Prompt, done: Done) -> None: ...
+    def boxes(self, media: Media, prompt: Prompt, text: str) -> tuple[Box, ...]:
+        """Where in the medium an answer was read, the strongest first."""
+        ...
+
     def close(self) -> None: ...
 
 
 class EngineAsker:
-    """An assistant's own engine, ``batch`` answers at a time. With a ``schema`` answers can't but fit it."""
+    """An engine, ``batch`` answers at a time, for ``prompts``: an answer can't but fit its prompt's grammar.
 
-    def __init__(self, assistant: Assistant, max_tokens: int, batch: int, schema: str | None) -> None:
+    Raises:
+        PumiceError: a grammar that can't be used.
+    """
+
+    def __init__(self, assistant: Assistant, max_tokens: int, batch: int, prompts: Sequence[Prompt]) -> None:
+        import torch
+
         from pumice.engine.engine import Engine
-        from pumice.engine.request import Grammar, Sampling
+        from pumice.engine.grammar import compile_grammar
+        from pumice.engine.memory import token_bytes
         from pumice.engine.settings import Settings
         from pumice.eval.journal import model_hash
 
+        for prompt in prompts:  # or every page would fail
+            if prompt.grammar is not None:
+                compile_grammar(prompt.grammar, assistant.processor.tokenizer, assistant.processor.stop_ids)
         self.digest = model_hash(assistant)
-        grammar = Grammar("json_schema", schema) if schema is not None else None
-        self._sampling = Sampling(max_tokens, logprobs=0, grammar=grammar)
-        self._engine = Engine(assistant.model, assistant.processor, Settings(batch=batch, queue=4 * batch))
+        self._assistant, self._max_tokens = assistant, max_tokens
+        # The assistant's own engine isn't made unless it answers something: it decodes no pages ahead.
+        positions = assistant.model.lm.config.max_position_embeddings
+        one = positions * token_bytes(assistant.model, torch.float32) / 2**20  # a prompt of any length always fits
+        settings = Settings(max(Settings.memory_mib, math.ceil(one)), batch, queue=4 * batch)
+        self._engine = Engine(assistant.model, assistant.processor, settings)
 
-    def ask(self, media: Media, prompt: str, done: Done) -> None:
+    def ask(self, media: Media, prompt: Prompt, done: Done) -> None:
         """Raises PumiceError when it can't be asked at all."""
-        from pumice.messages import question_messages, to_sample
+        from pumice.engine.request import Sampling
 
-        sample = to_sample(question_messages(media, prompt))
-        self._engine.submit(sample, self._sampling, done=_Collected(done), strip=True)
+        sampling = Sampling(self._max_tokens, logprobs=0, grammar=prompt.grammar)
+        self._engine.submit(_sample(media, prompt), sampling, done=_Collected(done), strip=True)
+
+    def boxes(self, media: Media, prompt: Prompt, text: str) -> tuple[Box, ...]:
+        """Raises PumiceError when the page can't be read or prompt and answer are too long."""
+        from pumice.evidence import evidence
+
+        if not text.strip():
+            return ()
+        return tuple(
+            (tuple(round(edge, 4) for edge in region.box), round(region.weight, 4), region.frame)
+            for region in evidence(self._assistant, _sample(media, prompt), text)
+        )
 
     def close(self) -> None:
         self._engine.close(drain=False)
+
+
+def _sample(media: Media, prompt: Prompt) -> Sample:
+    from pumice.messages import question_messages, to_sample
+
+    return to_sample(question_messages(media, prompt.text))
 
 
 class _Collected:

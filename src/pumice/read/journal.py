@@ -11,17 +11,22 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TextIO
 
-from pumice.read.ask import Answer, Ask, Prompt
+from pumice.read.ask import Answer, Prompt, Steps
+from pumice.read.confidence import label
 from pumice.read.pages import Page
 from pumice.types import PumiceError
 
-FORM = 1
+FORM = 2
 """Raise it when what is kept of an answer changes."""
+_RUNS = ("=", "+", "-", "@", "\t", "\r")
+"""What spreadsheets take the beginning of a formula to be."""
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)*%?")
 
 
 class Journal:
@@ -94,31 +99,37 @@ class Journal:
             tokens = tuple((int(end), float(logprob)) for end, logprob in entry["tokens"])
             if not all(isinstance(value, str) for value in (key, text, finish)):
                 raise TypeError
-            self._answers[key] = Answer(text, finish, tokens, entry["logprob"])
+            boxes = entry["boxes"]
+            if boxes is not None:
+                boxes = tuple((tuple(map(float, box)), float(weight), frame) for box, weight, frame in boxes)
+            self._answers[key] = Answer(text, finish, tokens, entry["logprob"], boxes)
         except (ValueError, TypeError, KeyError):
             self.broken += 1
 
 
-def entry_key(page: Page, prompt: Prompt, ask: Ask, max_tokens: int, model: str) -> str:
+def entry_key(page: Page, prompt: Prompt, max_tokens: int, model: str) -> str:
     """sha256 over all that an answer depends on: the file's bytes, the page, what is asked, the model's own digest."""
-    parts = [FORM, page.digest, page.number, prompt.text, ask.schema, max_tokens, model]
+    grammar = prompt.grammar and vars(prompt.grammar)
+    parts = [FORM, page.digest, page.number, prompt.text, grammar, max_tokens, model]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 class Output:
-    """Records as JSON lines, or with ``fields`` as a table in CSV, to a file or, without a path, standard output.
+    """Records as JSON lines, or with ``columns`` as a table in CSV, to a file or, without a path, standard output.
 
-    What is at the path stays until `publish`.
+    What is at the path stays until `publish`. A cell of the table that a spreadsheet would run has a ' before it.
     """
 
-    def __init__(self, path: Path | None, fields: Sequence[str] | None = None) -> None:
-        self.path, self._fields = path, fields
+    def __init__(self, path: Path | None, columns: Sequence[Steps] | None = None) -> None:
+        self.path, self._columns = path, columns or ()
         self._part = None if path is None else path.with_name(path.name + ".part")
         self._published = False
         self._file = sys.stdout if self._part is None else _open(self._part)
-        self._table = None if fields is None else csv.writer(self._file)
-        if self._table is not None and fields is not None:
-            self._table.writerow(["file", "page", *fields, *(f"{field} (confidence)" for field in fields), "error"])
+        self._table = None if columns is None else csv.writer(self._file)
+        if self._table is not None:
+            names = [label(steps) for steps in self._columns]
+            heads = ["file", "page", *names, *(f"{name} (confidence)" for name in names), "error"]
+            self._table.writerow(map(_cell, heads))
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record, whole."""
@@ -126,9 +137,10 @@ class Output:
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
         else:
             values, confidence = record.get("values", {}), record.get("confidence", {})
-            fields = self._fields or ()
-            cells = [_cell(values.get(field)) for field in fields] + [confidence.get(field, "") for field in fields]
-            self._table.writerow([record["file"], record.get("page", ""), *cells, record.get("error", "")])
+            cells = [_value(values, steps) for steps in self._columns]
+            sure = [confidence.get(label(steps)) for steps in self._columns]
+            row = [record["file"], record.get("page"), *cells, *sure, record.get("error")]
+            self._table.writerow(map(_cell, row))
         self._file.flush()
 
     def publish(self) -> None:
@@ -153,7 +165,12 @@ def _open(path: Path) -> TextIO:
         raise PumiceError(f"{path}: can't be written ({error.strerror or error})") from None
 
 
+def _value(values: Any, steps: Steps) -> Any:
+    for step in steps:
+        values = values.get(step) if isinstance(values, dict) else None
+    return values
+
+
 def _cell(value: Any) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    return json.dumps(value, ensure_ascii=False)
+    text = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return f"'{text}" if text.startswith(_RUNS) and not _NUMBER.fullmatch(text) else text

@@ -8,18 +8,20 @@ What fails becomes a record with an "error"; nothing that one file holds ends th
 
 from __future__ import annotations
 
+import re
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from pumice.read.ask import Answer, Ask, Prompt
+from pumice.read.ask import MISSING, Answer, Ask, Prompt, Settled, assemble
 from pumice.read.askers import Asker
+from pumice.read.confidence import label
 from pumice.read.journal import Journal, Output, entry_key
 from pumice.read.pages import Page, open_pages
-from pumice.types import PumiceError
+from pumice.types import Media, PumiceError
 
 AHEAD = 2
 """Requests for each of a batch that wait for their turn, so that a batch is always full."""
@@ -49,24 +51,34 @@ MOST_ERRORS = 20
 
 @dataclass(eq=False)
 class _Pending:
-    """A record in the making: its page, or the error of opening the file, and the answers so far."""
+    """A record in the making: its page and the answers so far."""
 
-    file: str
-    page: Page | None
-    error: str = ""
+    page: Page
     missing: int = 0
-    answers: dict[str, Answer | PumiceError] = field(default_factory=dict)
+    answers: dict[Prompt, Answer | PumiceError] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A request on its way, and what waits for its answer: equal things are asked once."""
+
+    media: Media
+    prompt: Prompt
+    known: Answer | None
+    waiting: list[tuple[_Pending, Prompt]] = field(default_factory=list)
 
 
 class Run:
-    """One run over files. ``batch`` is how many answers the asker makes at once."""
+    """One run over files. ``batch`` is how many answers the asker makes at once; ``boxes`` says where each was read."""
 
-    def __init__(self, ask: Ask, asker: Asker, journal: Journal, output: Output, batch: int, max_tokens: int) -> None:
+    def __init__(
+        self, ask: Ask, asker: Asker, journal: Journal, output: Output, batch: int, max_tokens: int, boxes: bool = False
+    ) -> None:
         self.ask, self.asker, self.journal, self.output = ask, asker, journal, output
-        self.room, self.max_tokens = AHEAD * batch, max_tokens
+        self.room, self.max_tokens, self.boxes = AHEAD * batch, max_tokens, boxes
         self.tally = Tally()
         self._order: deque[_Pending] = deque()
-        self._waiting: dict[str, list[tuple[_Pending, str]]] = defaultdict(list)  # by key: equal files are asked once
+        self._waiting: dict[str, _Asked] = {}  # by key
         self._ends: SimpleQueue[tuple[str, Answer | PumiceError]] = SimpleQueue()
 
     def over(self, files: Sequence[str], progress: Progress = lambda tally: None) -> Tally:
@@ -76,10 +88,11 @@ class Run:
             PumiceError: journal or output can't be written.
         """
         began = time.monotonic()
-        for pending in self._pendings(files):
+        for page in self._pages(files):
+            pending = _Pending(page)
             self._order.append(pending)
-            if pending.page is not None:
-                self._start(pending, pending.page)
+            if isinstance(page.media, Media):
+                self._start(pending, page.media)
             self._take(block=False)
             self._write(began, progress)
         while self._order:
@@ -87,38 +100,42 @@ class Run:
             self._write(began, progress)
         return self.tally
 
-    def _pendings(self, files: Sequence[str]) -> Iterator[_Pending]:
+    def _pages(self, files: Sequence[str]) -> Iterator[Page]:
         for file in files:
             try:
                 pages = open_pages(file)
             except (PumiceError, OSError) as error:
-                yield _Pending(file, None, str(error))
-            else:
-                yield from (_Pending(file, page) for page in pages)
+                pages = [Page(file, None, PumiceError(str(error)), "")]
+            yield from pages
             self.tally.files += 1
 
-    def _start(self, pending: _Pending, page: Page) -> None:
+    def _start(self, pending: _Pending, media: Media) -> None:
         """Look a page's answers up, or ask for them."""
         for prompt in self.ask.prompts:
-            key = entry_key(page, prompt, self.ask, self.max_tokens, self.asker.digest)
+            key = entry_key(pending.page, prompt, self.max_tokens, self.asker.digest)
             known = self.journal.get(key)
-            if known is not None:
-                pending.answers[prompt.text] = known
+            if known is not None and (known.boxes is not None or not self.boxes):
+                pending.answers[prompt] = known
                 self.tally.found += 1
                 continue
             pending.missing += 1
-            asked = key in self._waiting
-            self._waiting[key].append((pending, prompt.text))
-            if not asked:
-                self._request(page, prompt, key)
+            if key in self._waiting:
+                self._waiting[key].waiting.append((pending, prompt))
+                continue
+            self._waiting[key] = _Asked(media, prompt, known, [(pending, prompt)])
+            self._request(key, self._waiting[key])
             while len(self._waiting) >= self.room:
                 self._take(block=True)
 
-    def _request(self, page: Page, prompt: Prompt, key: str) -> None:
+    def _request(self, key: str, asked: _Asked) -> None:
         self.output.publish()  # what was known is written: from here on it takes time
+        if asked.known is not None:  # but for where it was read
+            self.tally.found += 1
+            self._ends.put((key, asked.known))
+            return
         self.tally.asked += 1
         try:
-            self.asker.ask(page.media, prompt.text, lambda end: self._ends.put((key, end)))
+            self.asker.ask(asked.media, asked.prompt, lambda end: self._ends.put((key, end)))
         except PumiceError as error:
             self._ends.put((key, error))
 
@@ -132,12 +149,23 @@ class Run:
                 if block:
                     continue
                 return
+            asked = self._waiting.pop(key)
             if isinstance(end, Answer):
-                self.journal.add(key, end)
-            for pending, prompt in self._waiting.pop(key):
+                end = self._keep(key, asked, end)
+            for pending, prompt in asked.waiting:
                 pending.answers[prompt] = end
                 pending.missing -= 1
             block = False
+
+    def _keep(self, key: str, asked: _Asked, answer: Answer) -> Answer | PumiceError:
+        """Put an answer into the journal, and find first where it was read, if that is wanted."""
+        if self.boxes:
+            try:
+                answer = replace(answer, boxes=self.asker.boxes(asked.media, asked.prompt, answer.text))
+            except PumiceError as error:
+                return error
+        self.journal.add(key, answer)
+        return answer
 
     def _write(self, began: float, progress: Progress) -> None:
         """Write the records that are whole and have none before them."""
@@ -154,28 +182,41 @@ class Run:
         progress(self.tally)
 
     def _record(self, pending: _Pending) -> dict[str, Any]:
-        """{"file", "page" of a PDF, "values", "confidence", "error" if anything failed}."""
-        record: dict[str, Any] = {"file": pending.file}
-        if pending.page is None:
-            return {**record, "error": _without(pending.error, pending.file)}
-        if pending.page.number is not None:
-            record["page"] = pending.page.number
-        values: dict[str, Any] = {}
-        confidence: dict[str, float] = {}
-        errors: Counter[str] = Counter()
+        """{"file", "page" of a PDF, "values", "confidence", "evidence" if wanted, "error" if anything failed}."""
+        page = pending.page
+        record: dict[str, Any] = {"file": page.file}
+        if page.number is not None:
+            record["page"] = page.number
+        if isinstance(page.media, PumiceError):
+            return {**record, "error": _without(str(page.media), page.file, page.number)}
+        settled: list[Settled] = []
+        evidence: dict[str, Any] = {}
+        errors: Counter[str] = Counter()  # in order, each once
         for prompt in self.ask.prompts:
-            answer = pending.answers[prompt.text]
+            answer = pending.answers[prompt]
             if isinstance(answer, PumiceError):
-                errors[_without(str(answer), pending.page.media.name)] += 1
+                errors[_without(str(answer), page.media.name, None)] += 1
                 continue
-            settled = self.ask.settle(prompt, answer)
-            values |= settled.values
-            confidence |= settled.confidence
-            errors.update([settled.error] if settled.error else [])
-        record |= {"values": values, "confidence": confidence}
+            settled.append(self.ask.settle(prompt, answer))
+            errors.update([settled[-1].error] if settled[-1].error else [])
+            said = any(value is not None and value is not MISSING for value in settled[-1].values.values())
+            if self.boxes and answer.boxes and said:
+                evidence[label(prompt.at)] = [_box(*box) for box in answer.boxes]
+        values = assemble(settled)
+        wrong = "" if errors else self.ask.check(values)
+        errors.update([wrong] if wrong else [])
+        confidence = {name: sure for one in settled for name, sure in one.confidence.items()}
+        record |= {"values": values, "confidence": confidence} | ({"evidence": evidence} if self.boxes else {})
         return record | ({"error": "; ".join(errors)} if errors else {})
 
 
-def _without(error: str, name: str) -> str:
-    """An error's line without the file's name before it, which the record has."""
-    return error.removeprefix(f"{name}: ") if name else error
+def _box(box: tuple[float, ...], weight: float, frame: int | None) -> dict[str, Any]:
+    return {"box": list(box), "weight": weight} | ({} if frame is None else {"frame": frame})
+
+
+def _without(error: str, name: str, number: int | None) -> str:
+    """An error's line without the names of file and page before it, which the record has."""
+    error = error.removeprefix(f"{name}: ") if name else error
+    if number is None:
+        return error
+    return re.sub(rf"^.{{0,4096}}? page {number} of [0-9]+: ", "", error, count=1)

@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from pumice.read.ask import Answer
+from pumice.read.ask import Answer, Box, Prompt
 from pumice.read.askers import Done
 from pumice.types import Media, PumiceError
 from pumice.vision.media import decode
@@ -41,37 +41,42 @@ class RefusedError(PumiceError):
 class ServerAsker:
     """A server at ``url`` (".../v1"), ``batch`` requests at a time; what it is busy with is asked again.
 
+    Of grammars it is given JSON schemas alone, which is all that OpenAI's API knows.
     ``model`` None is the first that it names. The key, if it wants one, is in the environment's OPENAI_API_KEY.
 
     Raises:
         PumiceError: it isn't there, or names no model.
     """
 
-    def __init__(self, url: str, model: str | None, max_tokens: int, batch: int, schema: str | None) -> None:
+    def __init__(self, url: str, model: str | None, max_tokens: int, batch: int) -> None:
         self.url = url.rstrip("/").removesuffix("/chat/completions")
         self._closed = threading.Event()
         model = model or self._first_model()
         self.digest = f"{self.url} {model}"
         self._settings: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": 0}
-        if schema is not None:
-            wanted = {"name": "record", "schema": json.loads(schema), "strict": True}
-            self._settings["response_format"] = {"type": "json_schema", "json_schema": wanted}
         self._logprobs = True
         self._threads = ThreadPoolExecutor(batch, "pumice-read")
 
-    def ask(self, media: Media, prompt: str, done: Done) -> None:
+    def ask(self, media: Media, prompt: Prompt, done: Done) -> None:
         """Ask as soon as one of the ``batch`` is free."""
         self._threads.submit(self._ask, media, prompt, done)
+
+    def boxes(self, media: Media, prompt: Prompt, text: str) -> tuple[Box, ...]:
+        raise PumiceError("a server doesn't say where it read an answer")
 
     def close(self) -> None:
         """Ask nothing more."""
         self._closed.set()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, media: Media, prompt: str, done: Done) -> None:
+    def _ask(self, media: Media, prompt: Prompt, done: Done) -> None:
         try:
-            content = [_part(media), {"type": "text", "text": prompt}]
-            done(self._complete({**self._settings, "messages": [{"role": "user", "content": content}]}))
+            content = [_part(media), {"type": "text", "text": prompt.text}]
+            asked = {**self._settings, "messages": [{"role": "user", "content": content}]}
+            if prompt.grammar is not None and prompt.grammar.kind == "json_schema":
+                wanted = {"name": "record", "schema": json.loads(prompt.grammar.source), "strict": True}
+                asked["response_format"] = {"type": "json_schema", "json_schema": wanted}
+            done(self._complete(asked))
         except PumiceError as error:
             done(error)
         except Exception as error:  # the run waits for an end of every request
