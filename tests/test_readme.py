@@ -1,13 +1,17 @@
 """README's commands and figures: what it tells to type is run here as it stands there."""
 
+import contextlib
 import json
 import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import tomllib
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf8")
 LONG = "pumice train recipes/pocket.toml"
 """Hours: only its recipe is read."""
+SERVE = "pumice serve"
+"""Runs until it is told to end."""
 
 
 def blocks(language):
@@ -93,7 +99,7 @@ def test_pip(line):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", [line for line in PUMICE if not line.startswith(LONG)])
+@pytest.mark.parametrize("line", [line for line in PUMICE if not line.startswith((LONG, SERVE))])
 def test_pumice(line, tmp_path):
     need_parts()
     if line.split()[1] in ("train", "eval", "inspect"):
@@ -102,6 +108,32 @@ def test_pumice(line, tmp_path):
     assert out.strip()
     if "--json" in line:
         assert json.loads(out)["text"].strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", [line for line in PUMICE if line.startswith(SERVE)])
+def test_serving(line):
+    need_parts()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "pumice.cli", *shlex.split(line)[1:], "--port", str(port)]
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            assert server.poll() is None, "it ended by itself"
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as said,
+            ):
+                assert json.load(said)["status"] == "ready"
+                break
+            time.sleep(0.2)
+        else:
+            pytest.fail("not ready after two minutes")
+    finally:
+        server.terminate()
+        assert server.wait(60) == 0
 
 
 def test_long_training_names_a_recipe():
