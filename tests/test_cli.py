@@ -262,9 +262,22 @@ def test_train_hands_over(folder, monkeypatch):
     ]
 
 
-def test_eval_hands_over(folder, monkeypatch):
-    calls = []
-    monkeypatch.setattr("pumice.eval.embedded.main", lambda *arguments: calls.append(arguments), raising=False)
+def test_eval_hands_over(folder, monkeypatch, capsys):
+    calls, failed = [], []
+
+    def main(*arguments, **chosen):
+        calls.append((*arguments, chosen))
+        return SimpleNamespace(failed=failed)
+
+    monkeypatch.setattr("pumice.eval.embedded.main", main, raising=False)
     assert cli.main(["eval", "pocket", "--tasks", "shop, objects", "-n", "3", "--json", "s.json"]) == 0
     assert cli.main(["eval", "pocket"]) == 0
-    assert calls == [("pocket", ["shop", "objects"], 3, Path("s.json"), None), ("pocket", None, 200, None, None)]
+    failed.append(SimpleNamespace(item=SimpleNamespace(question="What?"), skipped="too long"))
+    assert cli.main(["eval", "pocket", "--out", "scores"]) == 1
+    assert "1 questions failed, first 'What?': too long" in capsys.readouterr().err
+    files = Path("scores/embedded.json"), Path("scores/embedded.html")
+    assert calls == [
+        ("pocket", ["shop", "objects"], 3, Path("s.json"), None, {}),
+        ("pocket", None, 200, None, None, {}),
+        ("pocket", None, 200, *files, {"kept": Path("scores/journal")}),
+    ]
