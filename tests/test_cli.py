@@ -274,7 +274,7 @@ def test_eval_hands_over(folder, monkeypatch, capsys):
     assert cli.main(["eval", "pocket"]) == 0
     failed.append(SimpleNamespace(item=SimpleNamespace(question="What?"), skipped="too long"))
     assert cli.main(["eval", "pocket", "--out", "scores"]) == 1
-    assert "1 questions failed, first 'What?': too long" in capsys.readouterr().err
+    assert "1 questions failed, first: 'What?': too long" in capsys.readouterr().err
     files = Path("scores/embedded.json"), Path("scores/embedded.html")
     assert calls == [
         ("pocket", ["shop", "objects"], 3, Path("s.json"), None, {}),
