@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import pumice
 from pumice.chat import spans
+from pumice.encode import encode
 from pumice.formats.export import export
 from pumice.formats.jinja import to_jinja
 from pumice.formats.section import read_section
@@ -188,7 +189,7 @@ def inputs_of(made: Exported, messages: list[dict[str, Any]], pictures: list[Any
 
 
 def ids_of(assistant: Any, messages: list[dict[str, Any]], image: int) -> list[int]:
-    ids = assistant._encode(to_sample(messages)).ids
+    ids = encode(to_sample(messages), assistant.processor, prompt=True).ids
     return torch.where(ids == IMAGE, image, ids).tolist()
 
 

@@ -560,7 +560,7 @@ def test_every_kind_of_file_with_the_real_server(real, visit):
     texts = [answer.locator(".text").text_content() for answer in answers]
     assert texts[0] == texts[1]  # the same model under two names
     assert answers[0].locator(".token").count() > 1
-    assert page.get_by_role("button", name="Evidence").count() == 0
+    assert page.get_by_role("button", name="Evidence").count() == 2
     again = ask(page, "And now?")  # the history with all its files is known from before
     assert int(re.search(r"([\d,]+) tokens known", again.inner_text())[1].replace(",", "")) >= sum(visual)
 
