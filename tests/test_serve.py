@@ -377,7 +377,7 @@ def test_health_ready_and_the_page(served):
         ({"n": 9}, "n", "at most 8"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"max_tokens": 4, "max_completion_tokens": 5}, "max_completion_tokens", "differs"),
-        ({"stop": [""]}, "stop", "1 to 1000 characters"),
+        ({"stop": [""]}, "stop", "1 to 256 characters"),
         ({"stop": [1]}, "stop[0]", "valid string"),
         ({"top_logprobs": 2}, "top_logprobs", "needs logprobs"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "isn't supported"),

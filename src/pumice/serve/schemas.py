@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from pumice.engine.request import Grammar, Sampling
+from pumice.engine.sampler import MAX_STOP_LENGTH
 from pumice.serve.errors import ApiError, clean, invalid
 from pumice.serve.parts import is_nothing
 from pumice.serve.settings import ServeSettings
@@ -31,7 +32,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
 }
 MAX_TOP = 20
-MAX_STOP = 1000  # characters of a stop text
 SEEDS = 2**63
 
 MESSAGE = {
@@ -174,8 +174,8 @@ def chat_sampling(ask: ChatRequest, settings: ServeSettings) -> Sampling:
     if ask.stream_options is not None and not ask.stream:
         raise invalid("is for stream: true", "stream_options")
     stop = (ask.stop,) if isinstance(ask.stop, str) else tuple(ask.stop or ())
-    if len(stop) > settings.max_stops or any(not 0 < len(text) <= MAX_STOP for text in stop):
-        raise invalid(f"expected at most {settings.max_stops} texts of 1 to {MAX_STOP} characters", "stop")
+    if len(stop) > settings.max_stops or any(not 0 < len(text) <= MAX_STOP_LENGTH for text in stop):
+        raise invalid(f"expected at most {settings.max_stops} texts of 1 to {MAX_STOP_LENGTH} characters", "stop")
     longest = ask.max_completion_tokens or ask.max_tokens
     logprobs = (ask.top_logprobs or 0) if ask.logprobs else None
     return _sampling(ask, longest, stop, logprobs, _grammar(ask.response_format, "response_format"), settings)

@@ -190,6 +190,8 @@ def _begin(recipe: Recipe, out: Path, world: World) -> tuple[Learner, Path | Non
 
 def _share_out(recipe: Recipe, learner: Learner, world: World, dtype: torch.dtype) -> None:
     """Cut the weights into slices, once all that any stage trains low-rank is in place."""
+    if recipe.compile:
+        raise PumiceError("compile = true doesn't go with parallel = shard: leave one of them out")
     if any(stage.patience for stage in recipe.stages):
         raise PumiceError("patience keeps the best weights; parallel = shard can't write them between steps")
     for position in range(len(recipe.stages)):
