@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from pumice.eval.benchmarks import parse, resolve, table
-from pumice.eval.public import Outcome, beside
-from pumice.eval.published import published
+from pumice.eval.public.benchmarks import parse, resolve, table
+from pumice.eval.public.outcomes import Outcome, beside
+from pumice.eval.public.papers import published
 from pumice.types import PumiceError
 
 PAPERS = """
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def data() -> dict[str, Any]:
-    return tomllib.loads(files("pumice.eval").joinpath("benchmarks.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(files("pumice.eval.public").joinpath("benchmarks.toml").read_text(encoding="utf-8"))
 
 
 def test_every_benchmark_of_the_papers_is_there():
@@ -94,7 +94,13 @@ def test_a_wrong_table_is_an_error(change, message):
 
 def test_the_data_files_are_packaged():
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["pumice"]
-    for name in ("eval/benchmarks.toml", "eval/tasks/cord_instruct.yaml", "eval/tasks/parsing_bench.yaml"):
+    for name in (
+        "eval/public/benchmarks.toml",
+        "eval/public/tasks/cord_instruct.yaml",
+        "eval/public/tasks/parsing_bench.yaml",
+        "eval/public/papers.toml",
+        "eval/smoke/pictures.toml",
+    ):
         assert (ROOT / "src/pumice" / name).is_file()
         assert any(fnmatch(name, pattern) for pattern in patterns)
 

@@ -1,9 +1,9 @@
-"""What a stage trains on, step by step: rendered pictures without end, or a plan over sources on disk.
+"""What a stage trains on, step by step: examples drawn without end, or a plan over sources on disk.
 
     Stage ──open_feed──> Feed: packs(step, rank, workers) ──read──> [Features of one forward pass]
 
 A sample that can't be decoded after all (a picture cut short behind a good header) is left out, counted and named; the
-rest of its step goes on.
+rest of its step goes on. A drawn one that is larger than the stage takes is counted and named, too, and drawn again.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from pumice.config import KINDS, Recipe, Stage
+from pumice.config import Recipe, Stage
+from pumice.data.drawn import RenderedFeed
 from pumice.data.index import Index, Progress, build_index, split
 from pumice.data.mixing import MixedFeed, split_stage
 from pumice.data.plan import Plan, heldout_plan, plan
-from pumice.data.reading import ReadingSource, read_first
-from pumice.data.render.fonts import Split
-from pumice.data.render.page import Rendered
-from pumice.data.rendered import render, to_sample
+from pumice.data.reading import ReadingSource
+from pumice.data.render.registry import DRAWN
 from pumice.data.sources import Source, open_source
 from pumice.data.stream import StreamPlan
 from pumice.encode import Processor, encode
 from pumice.templates import get_template
 from pumice.types import Features, PumiceError, Sample
-from pumice.vision.layout import layout
 
 
 class Feed(Protocol):
-    """Samples of a stage by number. ``processor`` is the stage's; ``skipped`` says what couldn't be decoded."""
+    """Samples of a stage by number. ``processor`` is the stage's; ``skipped`` says what couldn't be decoded, or was too
+    large and drawn again.
+    """
 
     @property
     def processor(self) -> Processor: ...
@@ -55,71 +55,8 @@ class Feed(Protocol):
         ...
 
 
-class Numbered:
-    """A feed whose samples follow from their numbers alone: there is nothing to keep."""
-
-    def state(self, step: int) -> dict[str, Any]:
-        return {}
-
-    def restore(self, step: int, state: Mapping[str, Any]) -> None:
-        return
-
-    @property
-    def unusable(self) -> list[str]:
-        return []
-
-
-HELDOUT = 32
-"""Rendered pictures that are measured at an evaluation; of a source its whole held-out share, up to MOST."""
 MOST = 256
-
-
-@dataclass
-class RenderedFeed(Numbered):
-    """Pictures drawn as they are needed: number ``i`` is a pure function of the seed, the split and ``i``."""
-
-    stage: Stage
-    processor: Processor
-    seed: int
-    split: Split = "train"
-    skipped: list[str] = field(default_factory=list)
-
-    @property
-    def steps(self) -> int:
-        return self.stage.steps
-
-    def packs(self, step: int, rank: int, size: int) -> list[list[int]]:
-        numbers = list(range(step * self.stage.batch + rank, (step + 1) * self.stage.batch, size))
-        return [numbers] if numbers else []
-
-    def seen(self, step: int) -> int:
-        return step * self.stage.batch
-
-    def name(self, number: int) -> str:
-        return f"{self.stage.name}-{number}"
-
-    def read(self, numbers: Sequence[int]) -> list[Features]:
-        samples = [self.sample(number) for number in numbers]
-        return [replace(encode(sample, self.processor), source=sample.source) for sample in samples]
-
-    def sample(self, number: int) -> Sample:
-        sample = to_sample(self._draw(number), self.name(number))
-        rr = self.stage.rr
-        return read_first(sample, rr, self.processor.tokenizer, self.seed) if rr else sample
-
-    def heldout(self) -> Feed | None:
-        stage = replace(self.stage, steps=max(1, HELDOUT // self.stage.batch))
-        return RenderedFeed(stage, self.processor, self.seed, "heldout")
-
-    def _draw(self, number: int) -> Rendered:
-        """One with more views than the stage takes gives way to the next draw."""
-        for attempt in range(100):
-            rendered = render(self.stage.data, self.seed, self.split, number + attempt * 1_000_000_007)
-            views = layout(rendered.image.size, self.processor.policy).views
-            if not self.stage.max_views or views <= self.stage.max_views:
-                return rendered
-        limit = self.stage.max_views
-        raise PumiceError(f"stage {self.stage.name!r}: 100 pictures in a row have more than {limit} views")
+"""Samples that are measured at an evaluation, of a source its held-out share up to so many."""
 
 
 @dataclass
@@ -196,8 +133,8 @@ def stage_processor(processor: Processor, stage: Stage) -> Processor:
 
 
 def rendered(stage: Stage) -> bool:
-    """Whether a stage draws its pictures."""
-    return any(stage.data.get(kind) for kind in KINDS)
+    """Whether a stage draws some of its samples."""
+    return any(stage.data.get(kind) for kind in DRAWN)
 
 
 def open_sources(recipe: Recipe, stage: Stage, processor: Processor, root: Path) -> dict[str, Source]:
@@ -247,11 +184,13 @@ def open_feed(
     """
     processor = stage_processor(processor, stage)
     if rendered(stage):
-        if all(name in KINDS for name in stage.data):
+        if all(name in DRAWN for name in stage.data):
             return RenderedFeed(stage, processor, recipe.seed)
         drawn, stored = split_stage(stage)
         planned = open_feed(recipe, stored, processor, root, cache, workers, progress, view_cost)
-        return MixedFeed(RenderedFeed(drawn, processor, recipe.seed), planned, stage.pack_tokens)
+        return MixedFeed(
+            RenderedFeed(drawn, processor, recipe.seed, skipped=planned.skipped), planned, stage.pack_tokens
+        )
     if stage.stream:
         sources = open_sources(recipe, stage, processor, root)
         return PlannedFeed(StreamPlan(sources, stage, processor, recipe.seed), sources, processor, view_cost)

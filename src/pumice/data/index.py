@@ -1,24 +1,24 @@
 """A source indexed once: what every sample costs and which can't be used, before a step is taken.
 
-    Source ──open headers, lay out──> parts/00000.parquet ... (tokens, views, supervised, problem) ──> Index
+    Source ──open headers, lay out──> Parts (tokens, views, supervised, problem) ──> Index
 
-Rows are laid out by the same code as in training, without decoding a pixel, so that the numbers are exact. Parts are
-written whole or not at all: a killed index goes on where it was. Parts of another file, tokenizer or layout are never
-mistaken for these: the folder's name holds a digest of them all.
+Rows are laid out by the same code as in training, without decoding a pixel, so that the numbers are exact. Parts of
+another file, tokenizer or layout are never mistaken for these: the folder's name holds a digest of them all.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pumice.data.parts import Made, Parts, kept_in, to_parquet
+from pumice.data.pool import Where
 from pumice.data.sources import Source, stamp
 from pumice.encode import Processor, lay_out
 from pumice.types import Media, PumiceError, Sample
@@ -135,8 +135,7 @@ def index_folder(source: Source, name: str, processor: Processor, cache: Path) -
     said = backend.to_str() if backend is not None else repr(sorted(processor.tokenizer.get_vocab().items()))
     policies = (processor.policy, processor.several, processor.video, processor.template)
     policies += (processor.max_tokens, processor.cut, len(source), getattr(source, "settings", ""))
-    text = f"{VERSION} {stamp(source)} {policies!r} {hashlib.sha256(said.encode()).hexdigest()}"
-    return cache / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return kept_in(cache, name, f"{VERSION} {stamp(source)} {policies!r} {hashlib.sha256(said.encode()).hexdigest()}")
 
 
 def build_index(
@@ -146,67 +145,29 @@ def build_index(
     cache: Path,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    where: Where = "here",
 ) -> Index:
     """The index of a source, from ``cache`` as far as it is there. ``progress`` is told (rows done, rows in all).
 
     Raises:
-        PumiceError: the cache can't be written. A faulty row is no error: it is in the index with its problem.
+        PumiceError: the cache can't be written, or there is no Ray cluster. A faulty row is no error: it is in the
+            index with its problem.
     """
-    folder = index_folder(source, name, processor, cache)
-    folder.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(source), PART)
-    missing = [start for start in starts if not _part(folder, start).is_file()]
-    done = len(source) - sum(min(PART, len(source) - start) for start in missing)
-    for start in _measured(source, processor, folder, missing, workers):
-        done += min(PART, len(source) - start)
-        if progress:
-            progress(done, len(source))
-    return _read(name, [_part(folder, start) for start in starts])
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are the parallelism
+    parts = Parts(index_folder(source, name, processor, cache), len(source), PART, ".parquet")
+    return _read(name, parts.make(_Measurer(source, processor), workers, where, progress))
 
 
-def _part(folder: Path, start: int) -> Path:
-    return folder / f"{start:010d}.parquet"
+@dataclass(frozen=True)
+class _Measurer:
+    """Makes the parts."""
 
+    source: Source
+    processor: Processor
 
-def _measured(source: Source, processor: Processor, folder: Path, starts: list[int], workers: int) -> Iterator[int]:
-    """Measure and write parts; yields the start of each once it is on disk."""
-    if workers <= 1 or len(starts) <= 1:
-        for start in starts:
-            yield _write_part(source, processor, folder, start)
-        return
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with ProcessPoolExecutor(workers, initializer=_hold, initargs=(source, processor, folder)) as pool:
-        yield from pool.map(_held_part, starts)
-
-
-_held: tuple[Any, ...] = ()
-
-
-def _hold(*what: Any) -> None:
-    global _held
-    _held = what
-
-
-def _held_part(start: int) -> int:
-    source, processor, folder = _held
-    return _write_part(source, processor, folder, start)
-
-
-def _write_part(source: Source, processor: Processor, folder: Path, start: int) -> int:
-    import pyarrow as arrow
-    from pyarrow.parquet import write_table
-
-    rows = [measure(source, row, processor) for row in range(start, min(start + PART, len(source)))]
-    table = arrow.table({key: [getattr(row, key) for row in rows] for key in Row._fields}, schema=_schema())
-    path = _part(folder, start)
-    scratch = path.with_suffix(f".tmp-{os.getpid()}")
-    try:
-        write_table(table, scratch)
-        scratch.replace(path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise PumiceError(f"{path}: index not written ({error})") from None
-    return start
+    def __call__(self, start: int, stop: int) -> Made:
+        rows = (measure(self.source, row, self.processor) for row in range(start, stop))
+        return Made(to_parquet([row._asdict() for row in rows], _schema()))
 
 
 def _schema() -> Any:
@@ -217,7 +178,7 @@ def _schema() -> Any:
     return arrow.schema([*fields, ("literal", arrow.bool_()), ("problem", arrow.string()), ("detail", arrow.string())])
 
 
-def _read(name: str, parts: list[Path]) -> Index:
+def _read(name: str, parts: Sequence[Path]) -> Index:
     from pyarrow.parquet import read_table
 
     tables = [read_table(path) for path in parts]

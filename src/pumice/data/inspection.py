@@ -20,6 +20,7 @@ from PIL import Image
 from pumice.chat import Owner, own_start, spans
 from pumice.data.feed import Feed, PlannedFeed
 from pumice.encode import Piece, Processor, count_tokens, encode, lay_out, with_times
+from pumice.tokens import tokenize
 from pumice.types import IGNORE, Features, Layout, Media, MediaKind, PumiceError, Sample
 from pumice.vision.frames import sample_times
 
@@ -206,7 +207,7 @@ def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
         return tokenizer.decode(part, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     # Behind another token, since decoders of Llama's kind drop the blank that a text begins with.
-    row = [*tokenizer("a", add_special_tokens=False).input_ids[-1:], *ids]
+    row = [*tokenize(tokenizer, "a", markup=True)[-1:], *ids]
     texts, begin, read = [], 0, 1
     for end in range(2, len(row) + 1):
         whole = decode(row[begin:end])

@@ -79,12 +79,12 @@ def facts(recipe: Recipe, stage: Stage, feed: Feed) -> list[tuple[str, str]]:
     frozen = [name for name in MODULES if not stage.lr.get(name)]
     lora = "".join(f"; {m} low-rank, rank {c.rank}, alpha {c.alpha}" for m, c in stage.low_rank.items())
     step = f"{stage.batch} samples" if stage.batch else f"up to {stage.batch_tokens:,} tokens"
-    pack = f"up to {stage.pack_tokens:,} tokens" if stage.pack_tokens and not rendered(stage) else "a whole step"
+    pack = f"up to {stage.pack_tokens:,} tokens" if stage.pack_tokens else "a whole step"
     limit = f"{processor.max_tokens:,} tokens"
-    if not rendered(stage):
-        limit += {"skip": "; longer ones are left out", "cut": "; longer ones are cut"}[stage.over_length]
-    elif stage.max_views:
-        limit += f"; pictures of more than {stage.max_views} views are drawn again"
+    left = "drawn again" if rendered(stage) else "left out"
+    limit += {"skip": f"; longer ones are {left}", "cut": "; longer ones are cut"}[stage.over_length]
+    if rendered(stage) and stage.max_views:
+        limit += f"; those of more than {stage.max_views} views are drawn again"
     found = [
         ("recipe", recipe.name),
         ("stage", stage.name),

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pumice.config import KINDS, Stage
+from pumice.config import Stage
+from pumice.data.render.registry import DRAWN
 from pumice.encode import Processor
 from pumice.types import Features, Sample
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 def split_stage(stage: Stage) -> tuple[Stage, Stage]:
     """The stage of the rendered kinds and that of the sources; at least one sample a step is of each."""
-    drawn = {name: weight for name, weight in stage.data.items() if name in KINDS}
-    stored = {name: weight for name, weight in stage.data.items() if name not in KINDS}
+    drawn = {name: weight for name, weight in stage.data.items() if name in DRAWN}
+    stored = {name: weight for name, weight in stage.data.items() if name not in DRAWN}
     share = sum(drawn.values()) / sum(stage.data.values())
     part = min(max(round(stage.batch * share), 1), stage.batch - 1)
     return replace(stage, data=drawn, batch=part), replace(stage, data=stored, batch=stage.batch - part)

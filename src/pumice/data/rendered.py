@@ -1,76 +1,101 @@
-"""Rendered pictures as Samples: a pure function of (seed, split, index).
+"""What is drawn, as Samples: a pure function of (seed, split, index).
 
-index ──mixture──> kind ──renderer──> Rendered ──> Sample (picture, question, answer, question, answer, ...)
+index ──mixture──> kind ──of registry.PLAIN──> Rendered ─┐
+                        └──of registry.KINDS──> Example ─┴──> Sample (pictures or a video, question, answer, ...)
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
-from importlib import import_module
 
+from pumice.data.render import kinds
+from pumice.data.render.answers import Exchange
+from pumice.data.render.film import film
 from pumice.data.render.fonts import Split
-from pumice.data.render.page import Rendered
-from pumice.types import Glyph, Media, PumiceError, Sample, Turn
+from pumice.data.render.kinds import Example
+from pumice.data.render.page import Rendered, text_of
+from pumice.data.render.registry import PLAIN, Style, is_plain, kind_in_stage
+from pumice.types import Media, PumiceError, Sample, Turn
+from pumice.vision.media import Limits
+from pumice.vision.video import open_video
+
+__all__ = ["Renderer", "draw", "lacking", "render", "renderer", "text_of", "to_sample"]
 
 Renderer = Callable[[random.Random, Split], Rendered]
-
-RENDERERS: dict[str, tuple[str, str]] = {
-    "wall": ("lines", "render_wall"),
-    "lines": ("lines", "render_lines"),
-    "receipts": ("receipts", "render"),
-    "forms": ("forms", "render"),
-    "tables": ("tables", "render"),
-    "charts": ("charts", "render"),
-    "objects": ("objects", "render"),
-}
 
 
 @cache
 def renderer(kind: str) -> Renderer:
-    """The renderer of a kind of picture.
+    """The renderer of a plain kind of pages.
 
     Raises:
         PumiceError: unknown kind, or its packages are missing.
     """
-    if kind not in RENDERERS:
-        raise PumiceError(f"unknown kind of picture {kind!r}; known: {', '.join(RENDERERS)}")
-    module, function = RENDERERS[kind]
-    return getattr(import_module(f"pumice.data.render.{module}"), function)
+    if kind not in PLAIN:
+        raise PumiceError(f"unknown kind of picture {kind!r}; known: {', '.join(PLAIN)}")
+    return kinds.load(PLAIN[kind])  # type: ignore[return-value]  # those of PLAIN make pages
 
 
 def render(mixture: Mapping[str, float], seed: int, split: Split, index: int) -> Rendered:
-    """Picture number ``index`` of a mixture {kind: weight}."""
-    rng = random.Random(f"{seed}-{split}-{index}")
-    kinds = sorted(mixture)
-    kind = rng.choices(kinds, [mixture[kind] for kind in kinds])[0]
+    """Page number ``index`` of a mixture {plain kind: weight}."""
+    kind, rng = _choose(mixture, seed, split, index)
     return renderer(kind)(rng, split)
 
 
-def to_sample(rendered: Rendered, id: str = "") -> Sample:
-    """A conversation that asks all of a picture's questions in order; a picture without questions stands alone."""
-    shown = {"glyphs": rendered.glyphs, "things": rendered.things}
-    media = Media(rendered.image, rendered.image.size, name=rendered.kind, **shown)
-    if not rendered.questions:
-        return Sample((Turn("user", (media,)),), id=id, source=rendered.kind)
+def draw(mixture: Mapping[str, float], seed: int, split: Split, index: int, answers: Style | None = None) -> Example:
+    """Example number ``index`` of a mixture {kind: weight}, where names mean what they do in a stage with ``answers``.
+
+    Raises:
+        PumiceError: unknown kind, or what it is drawn with is missing; kind, number and seed are named.
+    """
+    kind, rng = _choose(mixture, seed, split, index)
+    try:
+        if is_plain(kind, answers):
+            return _plain(renderer(kind)(rng, split))
+        return kinds.draw(kind, seed, split, index, answers or "papers")
+    except PumiceError as error:
+        raise PumiceError(f"{kind} {index} of seed {seed}: {error}") from None
+
+
+def _choose(mixture: Mapping[str, float], seed: int, split: Split, index: int) -> tuple[str, random.Random]:
+    """(the kind of an example of a mixture, the generator that a plain one goes on with)."""
+    rng = random.Random(f"{seed}-{split}-{index}")
+    names = sorted(mixture)
+    return rng.choices(names, [mixture[name] for name in names])[0], rng
+
+
+def _plain(page: Rendered) -> Example:
+    """The page with all of its questions as they are."""
+    exchanges = tuple(Exchange(q.text, q.answer, q.task, "plain") for q in page.questions)
+    return kinds.of_page(page.kind, page, exchanges)
+
+
+def lacking(kind: str, answers: Style | None = None) -> str:
+    """What a kind, as a stage with ``answers`` means it, lacks on this machine and how to get it, or nothing."""
+    return kinds.lacks(kind_in_stage(kind, answers))
+
+
+def to_sample(drawn: Rendered | Example, id: str = "") -> Sample:
+    """A conversation about all that was drawn, its questions in order; a picture without questions stands alone.
+
+    A video is an MP4 in memory, as `pumice data render` writes it.
+    """
+    example = drawn if isinstance(drawn, Example) else _plain(drawn)
+    media = _media(example)
+    if not example.exchanges:
+        return Sample((Turn("user", media),), id=id, source=example.kind)
     turns: list[Turn] = []
-    for position, question in enumerate(rendered.questions):
-        turns.append(Turn("user", (question.text,) if position else (media, question.text)))
-        turns.append(Turn("assistant", (question.answer,)))
-    return Sample(tuple(turns), id=id, source=rendered.kind, reading=text_of(rendered.glyphs))
+    for position, exchange in enumerate(example.exchanges):
+        turns.append(Turn("user", (exchange.question,) if position else (*media, exchange.question)))
+        turns.append(Turn("assistant", (exchange.answer,)))
+    return Sample(tuple(turns), id=id, source=example.kind, reading=example.reading)
 
 
-def text_of(glyphs: Sequence[Glyph]) -> str:
-    """What is drawn, in drawing order: words by the gaps between glyphs, a new line where they move down or back."""
-    written, last = "", None
-    for glyph in glyphs:
-        if last is not None:
-            height = max(last.y1 - last.y0, glyph.y1 - glyph.y0, 8.0)
-            if abs((glyph.y0 + glyph.y1) - (last.y0 + last.y1)) / 2 > 0.8 * height or glyph.x0 < last.x0:
-                written += "\n"
-            elif glyph.x0 - last.x1 > 0.25 * height:
-                written += " "
-        written += glyph.char
-        last = glyph
-    return written
+def _media(example: Example) -> tuple[Media, ...]:
+    """The pictures of an example, or its video."""
+    if example.fps:
+        return (open_video(example.kind, film(example.frames, example.fps), Limits()),)
+    shown = {"glyphs": example.glyphs, "things": example.things}
+    return tuple(Media(frame, frame.size, name=example.kind, **shown) for frame in example.frames)

@@ -48,6 +48,11 @@ GAP = 0.05
 
 def render(rng: random.Random, split: Split) -> Rendered:
     """One chart of 2 to 8 values, or of two series of them."""
+    return describe(rng, split)[1]
+
+
+def describe(rng: random.Random, split: Split) -> tuple[Chart, Rendered]:
+    """The chart of ``render`` with its numbers, to ask for all of them at once or for one that isn't there."""
     rng = sheet.stream(rng, f"chart {split}")
     size = (224, 224) if rng.random() < 0.8 else rng.choice(((448, 224), (448, 448), (336, 224), (336, 336)))
     look = rng.choice(LOOKS[split])
@@ -57,7 +62,7 @@ def render(rng: random.Random, split: Split) -> Rendered:
         if chart is not None and plots.draw(page, chart):
             questions = _questions(rng, chart) + _series_questions(rng, chart)
             if len(questions) >= 4:
-                return page.finish("chart", sheet.choose(rng, questions, rng.randint(4, 8)))
+                return chart, page.finish("chart", sheet.choose(rng, questions, rng.randint(4, 8)))
 
 
 def _chart(rng: random.Random, split: Split, size: tuple[int, int], look: Look) -> Chart | None:

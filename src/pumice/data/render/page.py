@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ from pumice.data.render.ink import ink
 from pumice.types import Glyph, Named
 
 Colour = tuple[int, int, int]
+Line = tuple[tuple[float, float, float, float], str]
+"""The box (x0, y0, x1, y1) of a line's ink in pixels, and its text."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,31 @@ class Question:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A finished picture: RGB image, the characters drawn on it, questions with answers, and what else it shows."""
+    """A finished picture: RGB image, the characters drawn on it, questions with answers, what else it shows, and its
+    lines of text in drawing order.
+    """
 
     image: Image.Image
     glyphs: tuple[Glyph, ...]
     questions: tuple[Question, ...]
     kind: str
     things: tuple[Named, ...] = ()
+    lines: tuple[Line, ...] = ()
+
+
+def text_of(glyphs: Sequence[Glyph]) -> str:
+    """What is drawn, in drawing order: words by the gaps between glyphs, a new line where they move down or back."""
+    written, last = "", None
+    for glyph in glyphs:
+        if last is not None:
+            height = max(last.y1 - last.y0, glyph.y1 - glyph.y0, 8.0)
+            if abs((glyph.y0 + glyph.y1) - (last.y0 + last.y1)) / 2 > 0.8 * height or glyph.x0 < last.x0:
+                written += "\n"
+            elif glyph.x0 - last.x1 > 0.25 * height:
+                written += " "
+        written += glyph.char
+        last = glyph
+    return written
 
 
 class Page:
@@ -48,6 +69,7 @@ class Page:
         self.image = Image.new("RGB", size, paper)
         self.draw = ImageDraw.Draw(self.image)
         self.glyphs: list[Glyph] = []
+        self.written: list[Line] = []
         self.rng = rng
 
     def text(
@@ -60,14 +82,16 @@ class Page:
         glyphs = ink(font).draw(self.image, round(xy[0]), round(xy[1]), string, fill)
         self.glyphs += glyphs
         _, left, top, right, bottom = zip(*glyphs, strict=True)
-        return min(left), min(top), max(right), max(bottom)
+        box = min(left), min(top), max(right), max(bottom)
+        self.written.append((box, string))
+        return box
 
     def finish(self, kind: str, questions: list[Question], wear: float = 0.5) -> Rendered:
         """Wear the picture mildly with probability ``wear`` (noise, blur or JPEG) and close the page."""
         image = self.image
         if self.rng.random() < wear:
             image = _wear(image, self.rng)
-        return Rendered(image, tuple(self.glyphs), tuple(questions), kind)
+        return Rendered(image, tuple(self.glyphs), tuple(questions), kind, lines=tuple(self.written))
 
 
 def _wear(image: Image.Image, rng: random.Random) -> Image.Image:

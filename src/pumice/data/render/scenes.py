@@ -29,12 +29,14 @@ PLACES = ("first", "second", "third", "fourth")
 class Posed:
     """Questions about ``frames`` (RGB): the pictures, none at all, or with ``fps`` above 0 a video's frames.
 
-    ``asked`` are (question, share that guessing among its choices gets, or None).
+    ``asked`` are (question, share that guessing among its choices gets, or None). ``reading`` is the text in a single
+    picture, where known.
     """
 
     frames: tuple[Image.Image, ...]
     asked: tuple[tuple[Question, float | None], ...]
     fps: int = 0
+    reading: str = ""
 
 
 def difference(rng: random.Random, split: str) -> Posed:
@@ -101,12 +103,12 @@ def presence(rng: random.Random, split: str) -> Posed:
 def direction(rng: random.Random, split: str) -> Posed:
     """Four seconds of one thing, a drawing or a shape, going straight across a plain ground."""
     store, way = library(), rng.choice(("left", "right", "up", "down"))
-    thing, name = _mover(rng, store, split)
+    thing, name = mover(rng, store, split)
     w, h = thing.box[2] - thing.box[0], thing.box[3] - thing.box[1]
     room = (SIZE[0] - w, SIZE[1] - h)
     start, end = rng.uniform(0.0, 0.15), rng.uniform(0.75, 1.0)
     across = rng.random()
-    ground, layer = _plain(rng, [_mean(thing)]), _layer(rng, store, thing)
+    ground, layer = plain(rng, [mean_of(thing)]), layer_of(rng, store, thing)
     frames = []
     for i in range(4 * FPS):
         share = start + (end - start) * i / (4 * FPS - 1)
@@ -126,7 +128,7 @@ def video_order(rng: random.Random, split: str) -> Posed:
     cells = rng.sample(objects.grid(SIZE, 2, 2), 2)
     things = _placed(rng, store, split, names, cells)
     begins = (rng.randint(2, FPS), rng.randint(2 * FPS + 1, 3 * FPS))
-    frames = _shown(rng, store, things, [(begin, 4 * FPS) for begin in begins], 4 * FPS)
+    frames = frames_of(rng, store, things, [(begin, 4 * FPS) for begin in begins], 4 * FPS)
     one, other = names if rng.random() < 0.5 else names[::-1]
     question = Question(f"Which appears first: the {one} or the {other}?", names[0], "video_order")
     return Posed(frames, ((question, 0.5),), FPS)
@@ -142,7 +144,7 @@ def video_count(rng: random.Random, split: str) -> Posed:
         spans.append((begin, begin + FPS))
     cells = [rng.choice(objects.grid(SIZE, 2, 2)) for _ in names]
     things = _placed(rng, store, split, names, cells)
-    frames = _shown(rng, store, things, spans, 5 * FPS)
+    frames = frames_of(rng, store, things, spans, 5 * FPS)
     question = Question("How many different things appear in the video, one after another?", str(number), "video_count")
     return Posed(frames, ((question, 0.25),), FPS)
 
@@ -177,7 +179,7 @@ def _placed(rng: random.Random, store: Library, split: str, names: list[str], ce
     return [objects.fit(rng, model, cell, (0.7, 0.95)) for model, cell in zip(models, cells, strict=True)]
 
 
-def _mover(rng: random.Random, store: Library, split: str) -> tuple[Thing, str]:
+def mover(rng: random.Random, store: Library, split: str) -> tuple[Thing, str]:
     """Something a third of the picture in size, and what to call it."""
     cell = (0.0, 0.0, SIZE[0] / 2.6, SIZE[1] / 2.6)
     if rng.random() < 0.4:
@@ -187,25 +189,25 @@ def _mover(rng: random.Random, store: Library, split: str) -> tuple[Thing, str]:
     return objects.fit(rng, objects.choose(rng, store, split, name), cell, (0.7, 0.95)), name
 
 
-def _layer(rng: random.Random, store: Library, thing: Thing) -> Image.Image:
+def layer_of(rng: random.Random, store: Library, thing: Thing) -> Image.Image:
     return objects.draw_shape(rng, thing) if thing.asset is None else objects.cut(store.picture(thing.asset), thing)
 
 
-def _mean(thing: Thing) -> Colour:
+def mean_of(thing: Thing) -> Colour:
     return thing.asset.mean if thing.asset else objects.PAINTS[thing.colour]
 
 
-def _plain(rng: random.Random, inks: list[Colour]) -> Image.Image:
+def plain(rng: random.Random, inks: list[Colour]) -> Image.Image:
     """One colour, the farthest of several from what lies on it."""
     tries = [objects.pick_colour(rng) for _ in range(8)]
     return Image.new("RGB", SIZE, max(tries, key=lambda colour: objects.contrast(colour, inks)))
 
 
-def _shown(
+def frames_of(
     rng: random.Random, store: Library, things: Sequence[Thing], spans: Sequence[tuple[int, int]], count: int
 ) -> tuple[Image.Image, ...]:
     """``count`` frames; each thing lies there from the first to before the last number of its span."""
-    ground = _plain(rng, [_mean(thing) for thing in things])
+    ground = plain(rng, [mean_of(thing) for thing in things])
     frames = []
     for i in range(count):
         here = [thing for thing, (begin, end) in zip(things, spans, strict=True) if begin <= i < end]

@@ -136,6 +136,11 @@ LISTS: tuple[tuple[str, str, Draw, tuple[Column, ...]], ...] = (
 
 def render(rng: random.Random, split: Split) -> Rendered:
     """One table of 2 to 4 columns and 2 to 7 rows (more on larger pages)."""
+    return describe(rng, split)[1]
+
+
+def describe(rng: random.Random, split: Split) -> tuple[Grid, Rendered]:
+    """The table of ``render`` with its cells, to ask for all of them at once or for one that isn't there."""
     rng = sheet.stream(rng, f"table {split}")
     size = (224, 224) if rng.random() < 0.8 else rng.choice(((448, 224), (448, 448), (224, 336), (336, 336)))
     look = rng.choice(LOOKS[split])
@@ -147,7 +152,7 @@ def render(rng: random.Random, split: Split) -> Rendered:
             break
     page = Sheet(size, sheet.pick_theme(rng), rng)
     _draw(page, grid, look, *placed, margin)
-    return page.close("table", _questions(rng, grid))
+    return grid, page.close("table", _questions(rng, grid))
 
 
 def _grid(rng: random.Random, split: Split, rows: int, columns: int) -> Grid:

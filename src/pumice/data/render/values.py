@@ -130,7 +130,7 @@ CURRENCIES = (
 )
 
 
-def _strings(module: str, *attributes: str) -> list[str]:
+def strings(module: str, *attributes: str) -> list[str]:
     """The lists of one Faker provider, read without making a generator (a call of which is slow)."""
     try:
         provider = importlib.import_module(f"faker.providers.{module}").Provider
@@ -159,13 +159,13 @@ def _dictionary() -> list[str]:
 
 
 LISTS: dict[str, Callable[[], list[str]]] = {
-    "first": lambda: [name for locale in LOCALES for name in _strings(f"person.{locale}", "first_names")],
-    "last": lambda: [name for locale in LOCALES for name in _strings(f"person.{locale}", "last_names")],
+    "first": lambda: [name for locale in LOCALES for name in strings(f"person.{locale}", "first_names")],
+    "last": lambda: [name for locale in LOCALES for name in strings(f"person.{locale}", "last_names")],
     "city": lambda: _geonames("cities15000"),
     "country": lambda: _geonames("countries"),
     "word": _dictionary,
-    "common": lambda: [word for word in _strings("lorem.en_US", "word_list") if len(word) > 3],
-    "job": lambda: [job for job in _strings("job.en_US", "jobs") if "," not in job and "/" not in job],
+    "common": lambda: [word for word in strings("lorem.en_US", "word_list") if len(word) > 3],
+    "job": lambda: [job for job in strings("job.en_US", "jobs") if "," not in job and "/" not in job],
 }
 SHAPES = {"first": r"[A-Z][a-z]{1,10}", "last": r"[A-Z][a-z]{2,11}", "city": r"[A-Z][A-Za-z' .-]{2,15}"}
 

@@ -1,0 +1,1 @@
+"""Care for data: near-duplicates, contamination by test sets, balance, personal data."""

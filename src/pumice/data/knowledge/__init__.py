@@ -1,0 +1,1 @@
+"""Knowledge data: pictures captioned anew, and texts that pass the same filters."""
