@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -211,6 +213,31 @@ def test_a_seed_gives_the_same_answer_whatever_else_runs(make, alone):
     assert same([ticket.result() for ticket in tickets], wanted)
     assert len({outcome.ids for outcome in wanted}) == 4
     assert all(ticket.result().finish in ("stop", "length") for ticket in others)
+
+
+def test_the_pass_that_reads_a_prompt_s_end_begins_its_answer(make, model):
+    watch = Watch(model)
+    engine = make(watch, chunk=16)
+    words = "x" * 40
+    tokens = engine.count(text(words)).prompt_tokens
+    ends = [16] * (tokens // 16) + [tokens % 16]
+    engine.submit(text(words), Sampling(1)).result()
+    assert watch.passes == [[count] for count in ends]
+    watch.passes.clear()
+    engine.submit(text(words), Sampling(2)).result()  # known to its end: the last token is read again
+    assert watch.passes == [[1], [1]]
+    watch.passes.clear()
+    known = engine.submit(text(words[:-1] + "y"), Sampling(2)).result().cached_tokens
+    assert watch.passes == [[tokens - known], [1]]
+
+
+def test_the_same_prompt_asked_twice_at_once_is_read_once(make, model, alone):
+    watch = Watch(model)
+    engine = make(watch, chunk=16)
+    tickets = [engine.submit(SAMPLES[2], Sampling(9)) for _ in range(3)]
+    assert same([ticket.result() for ticket in tickets], alone(SAMPLES[2:3]) * 3)
+    prompt = engine.count(SAMPLES[2]).prompt_tokens
+    assert watch.tokens == prompt + 2 + 3 * 8  # the two others read the last token again
 
 
 # order and room
@@ -486,6 +513,15 @@ def test_stop_texts_and_grammars_end_answers(make):
         engine.submit(SAMPLES[1], Sampling(6, grammar=Grammar("json_schema", "{")))
 
 
+def test_the_model_s_own_end_can_be_ignored(make, model, processor, monkeypatch):
+    sample = about(picture(3, (28, 28)), "Hi?")
+    first = make().submit(sample, Sampling(6)).result().ids
+    monkeypatch.setattr(type(processor), "stop_ids", (first[2],))
+    assert make().submit(sample, Sampling(6)).result().ids == first[: first.index(first[2])]
+    ignoring = make().submit(sample, Sampling(6, ignore_end=True)).result()
+    assert (ignoring.ids, ignoring.finish) == (first, "length")
+
+
 def test_weights_that_a_model_cannot_have_are_refused(model, processor):
     with pytest.raises(PumiceError, match="weights 'int3'; expected one of fp32, bf16, int8, int4"):
         make_decoder(model, "int3")
@@ -531,3 +567,24 @@ def test_an_error_among_many_questions_leaves_nothing_running(model, processor):
         assistant.ask_many(pairs, 50)
     stats = assistant.engine.stats()
     assert (stats.running, stats.waiting) == (0, 0)
+
+
+LEAVING = """
+import atexit, sys
+atexit.register(lambda: print(engine.closed, ticket.result(0).finish))  # runs last
+import pumice
+from pumice.engine.engine import Engine
+from pumice.engine.request import Sampling
+from pumice.messages import to_sample
+
+assistant = pumice.load(sys.argv[1])
+engine = Engine(assistant.model, assistant.processor)
+ticket = engine.submit(to_sample([{"role": "user", "content": "Go on."}]), Sampling(200, ignore_end=True))
+next(iter(ticket))
+"""
+
+
+def test_a_process_that_ends_while_an_answer_is_made_ends_well(bases):
+    """A thread in torch's code when the interpreter is gone would abort."""
+    ran = subprocess.run([sys.executable, "-c", LEAVING, bases("llava")], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "True cancelled\n"), ran.stderr

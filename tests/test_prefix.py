@@ -127,6 +127,22 @@ def test_answers_stay_behind_their_prompts(memory):
     assert held(again) == [0, 1, 70, 71]
 
 
+def test_an_answer_is_not_put_behind_what_is_still_being_read(memory):
+    """Who reads it may leave, and then nothing may hang from what it didn't come to."""
+    tree = PrefixTree(memory)
+    first, _ = enter(tree, keys(1, 2), extra=4)
+    filled(tree, first, 0.0)
+    second, known = enter(tree, keys(1, 2, 3, 8))
+    assert known == 2
+    own = memory.new(4, 2)
+    own.length = 3
+    tree.leave(first, keys(3, 8, 9), own)
+    assert second.children == {}
+    tree.leave(second, keys(), None)
+    assert [node.keys.tolist() for node in tree.nodes()] == [[1, 2]]
+    assert memory.held == 2
+
+
 def test_spaces_share_nothing(memory):
     tree = PrefixTree(memory)
     mine, _ = enter(tree, keys(1, 2, 3), space="a")

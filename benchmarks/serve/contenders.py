@@ -71,13 +71,13 @@ def _tokens(lm: Any, rows: int, length: int) -> Tensor:
 
 @torch.inference_mode()
 def _pumice(model: Path, weights: str, seconds: float) -> dict[str, Any]:
-    from pumice.engine.lean import LeanDecoder, lean_decoder
+    from pumice.engine.compiled import CompiledDecoder, compiled_decoder
     from pumice.engine.segments import Segment, Span
     from pumice.model import attention  # noqa: F401 (registers our attention)
 
     lm = _open(model, torch.float32)
-    decoder = lean_decoder(SimpleNamespace(lm=lm), weights)  # type: ignore[arg-type]
-    assert isinstance(decoder, LeanDecoder)
+    decoder = compiled_decoder(SimpleNamespace(lm=lm), weights)  # type: ignore[arg-type]
+    assert isinstance(decoder, CompiledDecoder)
     config, table = lm.config, lm.get_input_embeddings()
 
     def segment(capacity: int, start: int = 0, length: int = 0) -> Segment:

@@ -14,17 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.serve.contenders import CONTENDERS, DECODES, PREFILL, SHARED, bandwidth, rates
+from benchmarks.serve.turns import read_records, run_cells
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = Path.home() / ".cache/pumice/smollm2-135m-instruct"
@@ -48,41 +45,22 @@ def main() -> None:
         found = rates(args.worker, args.model, args.work, int(args.threads), args.seconds)
         print(json.dumps({**found, "bandwidth": bandwidth()}))
         return
-    records = json.loads(args.out.read_text()) if args.out.is_file() else []
-    finished = run_all(args, records)
+    records = read_records(args.out)
+    cells = [
+        {"round": turn, "threads": threads, "contender": contender}
+        for turn in range(args.rounds)
+        for threads in map(int, args.threads.split(","))
+        for contender in args.only.split(",")
+    ]
+    finished = run_cells(cells, records, args.out, args.minutes, lambda cell: command(cell, args))
     args.out.with_suffix(".md").write_text(table(records))
     print(f"{args.out.with_suffix('.md')}{'' if finished else ': not finished; the same command goes on'}")
 
 
-def run_all(args: argparse.Namespace, records: list[dict[str, Any]]) -> bool:
-    """Measure what isn't in ``records`` yet, and keep it; False where time ran out."""
-    began = time.monotonic()
-    done = {(r["round"], r["threads"], r["contender"]) for r in records}
-    for turn in range(args.rounds):
-        for threads in map(int, args.threads.split(",")):
-            for contender in args.only.split(","):
-                if (turn, threads, contender) in done:
-                    continue
-                if time.monotonic() - began > args.minutes * 60:
-                    return False
-                record = {"round": turn, "threads": threads, "contender": contender}
-                records.append(record | run_one(args, contender, threads))
-                args.out.parent.mkdir(parents=True, exist_ok=True)
-                args.out.write_text(json.dumps(records, indent=1))
-    return True
-
-
-def run_one(args: argparse.Namespace, contender: str, threads: int) -> dict[str, Any]:
-    """A contender's rates, from a process of its own."""
-    print(f"{contender}, {threads} thread(s)", flush=True)
-    command = [sys.executable, "-m", "benchmarks.serve.decode", "--worker", contender, "--threads", str(threads)]
-    command += ["--model", str(args.model), "--work", str(args.work), "--seconds", str(args.seconds)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    load = os.getloadavg()[0]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        return {"error": ended.stderr.strip().splitlines()[-1:], "load": load}
-    return {**json.loads(ended.stdout.splitlines()[-1]), "load": load}
+def command(cell: dict[str, Any], args: argparse.Namespace) -> list[str]:
+    """A contender's process."""
+    found = ["benchmarks.serve.decode", "--worker", cell["contender"], "--threads", str(cell["threads"])]
+    return [*found, "--model", str(args.model), "--work", str(args.work), "--seconds", str(args.seconds)]
 
 
 def table(records: list[dict[str, Any]]) -> str:

@@ -1,13 +1,17 @@
-"""Which decoder a model gets: compiled kernels where they know it, else transformers' own layers."""
+"""Which decoder and tower a model gets: compiled kernels where they know it, else transformers' own layers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from typing import cast, get_args
 
 import torch
+from torch import Tensor, nn
 
-from pumice.engine.lean import lean_decoder
-from pumice.engine.lean_weights import Weights
+from pumice.engine.compiled import compiled_decoder
+from pumice.engine.kernels import Kernels, load_kernels
+from pumice.engine.packed_weights import Arena, Weights, pack
 from pumice.engine.plain import PlainDecoder
 from pumice.engine.segments import Decoder
 from pumice.model.assistant import AssistantModel
@@ -23,10 +27,47 @@ def make_decoder(model: AssistantModel, weights: str) -> Decoder:
     if weights not in ("", *get_args(Weights)):
         raise PumiceError(f"weights {weights!r}; expected one of {', '.join(get_args(Weights))}")
     own = {torch.float32: "fp32", torch.bfloat16: "bf16"}.get(model.newline.dtype, "")
-    decoder = lean_decoder(model, cast(Weights, weights or own)) if weights or own else None
+    decoder = compiled_decoder(model, cast(Weights, weights or own)) if weights or own else None
     if decoder is None and weights not in ("", own):
         raise PumiceError(
             f"weights {weights!r} need a CPU, a language model of Llama's kind and Pumice's compiled kernels; "
             f"this model answers with its own ({own or model.newline.dtype})"
         )
     return decoder or PlainDecoder(model)
+
+
+def make_tower(model: AssistantModel, weights: str) -> Callable[[Tensor], Tensor]:
+    """The model's tower, for ``weights`` that `make_decoder` took.
+
+    With other weights than fp32 on a CPU, its linear maps are multiplied in 13 and 14 bits (panels.h): for the same
+    parameters, without a copy.
+    """
+    kernels = load_kernels()
+    if kernels is None or weights in ("", "fp32") or model.device.type != "cpu":
+        return model.tower
+    return _with_panels(model.tower, kernels)
+
+
+class PanelLinear(nn.Module):
+    """A linear map's own weights, multiplied as panels: x (..., cols) to (..., rows)."""
+
+    def __init__(self, linear: nn.Linear, kernels: Kernels) -> None:
+        super().__init__()
+        self._matrix, self._kernels = pack(linear, KIND_NAMES[linear.weight.dtype], Arena(0, kernels)), kernels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As nn.Linear."""
+        flat = x.reshape(-1, x.shape[-1]).float().contiguous()
+        return self._kernels.linear(self._matrix.struct, flat, panels=True).view(*x.shape[:-1], -1).to(x.dtype)
+
+
+KIND_NAMES: dict[torch.dtype, Weights] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+
+def _with_panels(module: nn.Module, kernels: Kernels) -> nn.Module:
+    """The same module, which stays as it is, but for its linear maps."""
+    if type(module) is nn.Linear and module.weight.dtype in KIND_NAMES:
+        return PanelLinear(module, kernels)
+    made = copy(module)
+    made._modules = {name: child and _with_panels(child, kernels) for name, child in module._modules.items()}
+    return made

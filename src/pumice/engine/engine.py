@@ -10,30 +10,35 @@ One thread runs the passes, or, with ``start=False``, whoever waits for an answe
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
+from weakref import WeakSet
 
 import torch
 
 from pumice.encode import Processor
 from pumice.engine.counting import Count, check_memory, check_model, count_tokens
-from pumice.engine.decoders import make_decoder
+from pumice.engine.decoders import make_decoder, make_tower
 from pumice.engine.detokenise import Detokeniser
 from pumice.engine.grammar import compile_grammar
+from pumice.engine.jobs import Job
+from pumice.engine.media import MediaReader
 from pumice.engine.memory import cache_dtype, token_bytes
-from pumice.engine.reader import Reader
 from pumice.engine.request import Finish, Sampling
 from pumice.engine.sampler import Choice, Sampler, check_sampling
-from pumice.engine.scheduler import Job, PassError, Scheduler
+from pumice.engine.scheduler import PassError, Scheduler
 from pumice.engine.segments import Decoder
 from pumice.engine.settings import Full, Settings, Stats
-from pumice.engine.ticket import Done, Request, Ticket
+from pumice.engine.ticket import Done, Request, Ticket, failure
 from pumice.model.assistant import AssistantModel
 from pumice.types import Features, PumiceError, Sample
 
 logger = logging.getLogger(__name__)
+_started: WeakSet[Engine] = WeakSet()
 
 
 class Engine:
@@ -55,8 +60,8 @@ class Engine:
     ) -> None:
         self.model, self.processor, self.settings = model, processor, settings
         self.decoder = decoder or make_decoder(model, settings.weights)
+        self.tower = make_tower(model, settings.weights)
         self.threaded = start
-        self._stop_ids = processor.stop_ids
         self._scheduler = self._new_scheduler()
         self._budget = self._scheduler.memory.budget
         self._waiting: list[Request] = []
@@ -69,17 +74,18 @@ class Engine:
         self._wake = threading.Event()
         self.closed = False
         decoded = int(settings.decoded_mib * 2**20)
-        self._reader = Reader(processor, settings.readers if start else 0, decoded, self._wake.set)
+        self._reader = MediaReader(processor, settings.readers if start else 0, decoded, self._wake.set)
         self._thread = threading.Thread(target=self._run, name="pumice-engine", daemon=True)
         if start:
             self._thread.start()
+            _started.add(self)
 
     def _new_scheduler(self) -> Scheduler:
         chosen, mib = self.settings, 2**20
         each = token_bytes(self.model, cache_dtype(self.model, self.decoder))
         return Scheduler(
             self.model, self.decoder, int(chosen.memory_mib * mib) // each, chosen.batch, chosen.chunk, chosen.views,
-            int(chosen.pictures_mib * mib),
+            int(chosen.pictures_mib * mib), self.tower, chosen.lookup,
         )  # fmt: skip
 
     def submit(
@@ -105,10 +111,11 @@ class Engine:
         count = self.count(asked)
         check_model(count, sampling.max_tokens, self.processor.max_tokens, self.model.lm.config.max_position_embeddings)
         check_memory(count, sampling.max_tokens, self._budget, self.settings.memory_mib)
-        tokenizer, stop_ids = self.processor.tokenizer, self._stop_ids
+        tokenizer = self.processor.tokenizer
+        stop_ids = () if sampling.ignore_end else self.processor.stop_ids
         grammar = sampling.grammar and compile_grammar(sampling.grammar, tokenizer, stop_ids)
         text = Detokeniser(tokenizer, sampling.stop, stop_ids, strip)
-        request = Request(Ticket(self, done), asked, sampling, space, count, text, grammar)
+        request = Request(Ticket(self, done), asked, sampling, space, count, text, grammar, stop_ids)
         with self._gate:
             if self.closed:
                 raise PumiceError("the engine is closed")
@@ -133,8 +140,9 @@ class Engine:
             running=len(self._running), waiting=len(self._waiting), tokens_held=scheduler.memory.held,
             tokens_budget=self._budget, pictures=len(scheduler.pictures), picture_hits=scheduler.pictures.hits,
             picture_misses=scheduler.pictures.misses, prompt_tokens=counts["prompt"], cached_tokens=counts["cached"],
-            generated_tokens=counts["generated"], passes=counts["passes"], finished=counts["finished"],
-            cancelled=counts["cancelled"], failed=counts["failed"],
+            generated_tokens=counts["generated"], passes=counts["passes"], guessed_tokens=scheduler.guessed,
+            right_tokens=scheduler.right, finished=counts["finished"], cancelled=counts["cancelled"],
+            failed=counts["failed"],
         )  # fmt: skip
 
     @torch.inference_mode()
@@ -269,21 +277,26 @@ class Engine:
             for job in failed.jobs:
                 self._end(self._running[job], failure(failed.cause))
             return True
-        for job, choice in chosen:
-            request = self._running[job]
+        for job, choices in chosen:
+            self._answer(self._running[job], choices)
+        return True
+
+    def _answer(self, request: Request, choices: Sequence[Choice | PumiceError]) -> None:
+        """Go on with an answer by the tokens chosen for it, as far as it goes."""
+        for choice in choices:
             if not isinstance(choice, Choice):
                 self._end(request, choice)
-                continue
+                return
             self._counts["generated"] += 1
             try:
-                finish = request.take(choice, self.processor.tokenizer, self._stop_ids)
+                finish = request.take(choice, self.processor.tokenizer)
             except Exception as error:
                 logger.exception("an answer can't be written")
                 self._end(request, failure(error))
-                continue
+                return
             if finish is not None:
                 self._end(request, finish)
-        return True
+                return
 
     def _end(self, request: Request, end: Finish | PumiceError) -> None:
         """Take a request out, free what it held, and tell whoever waits."""
@@ -314,8 +327,8 @@ class Engine:
             self._end(request, failure(error))
 
 
-def failure(error: BaseException) -> PumiceError:
-    """What a request is told of an error that is the engine's."""
-    if isinstance(error, PumiceError):
-        return error
-    return PumiceError(" ".join(f"the engine failed on this request: {type(error).__name__}: {error}".split())[:300])
+@atexit.register
+def _close_started() -> None:
+    """End every pass first: a thread inside of one when the interpreter goes away aborts the process."""
+    for engine in list(_started):
+        engine.close(drain=False)

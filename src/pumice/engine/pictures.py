@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, field
 
 import torch
@@ -59,10 +59,13 @@ class Picture:
 
 
 class Pictures:
-    """Pictures in use, and others up to ``limit`` bytes of visual tokens, those unused for longest forgotten first."""
+    """Pictures in use, and others up to ``limit`` bytes of visual tokens, those unused for longest forgotten first.
 
-    def __init__(self, model: AssistantModel, limit: int) -> None:
-        self.model, self.limit = model, limit
+    ``tower`` stands for the model's: (N, 3, S, S) to (N, side^2, C).
+    """
+
+    def __init__(self, model: AssistantModel, limit: int, tower: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.model, self.limit, self.tower = model, limit, tower or model.tower
         self.held = self.hits = self.misses = 0
         self._keys: OrderedDict[Digest, int] = OrderedDict()
         self._next = -1
@@ -105,7 +108,7 @@ class Pictures:
             return
         newline = self.model.newline
         tiles = torch.cat([part for _, part in turns]).to(newline.device, newline.dtype)
-        features = self.model.tower(tiles).split([len(part) for _, part in turns])
+        features = self.tower(tiles).split([len(part) for _, part in turns])
         for (picture, _), found in zip(turns, features, strict=True):
             self._saw(picture, found)
         self._forget(self.limit)

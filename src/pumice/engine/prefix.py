@@ -51,6 +51,15 @@ class Node:
         """Whether all of its tokens have been read."""
         return self.parent is None or self.segment.length == len(self.keys)
 
+    @property
+    def left(self) -> int:
+        """How many of its tokens are still to be read."""
+        return len(self.keys) - self.segment.length
+
+    def segments(self) -> tuple[Segment, ...]:
+        """Those of its path, as decoders take them."""
+        return tuple(node.segment for node in self.path())
+
     def path(self) -> list[Node]:
         """The nodes from below the root to this one."""
         nodes, node = [], self
@@ -67,6 +76,11 @@ class PrefixTree:
         self.memory = memory
         self.roots: dict[str, Node] = {}
         self._clock = 0
+
+    def known(self, space: str, keys: Keys) -> int:
+        """How many first tokens of a prompt are in the tree; some of them may not have been read yet."""
+        root = self.roots.get(space)
+        return 0 if root is None else self._find(root, keys)[2]
 
     def enter(self, space: str, keys: Keys, extra: int) -> tuple[Node, int] | None:
         """Take a prompt into the tree, in use: its last node, and how many of its tokens were there already.
@@ -112,13 +126,21 @@ class PrefixTree:
 
     def _match(self, node: Node, keys: Keys) -> tuple[Node, int]:
         """The node where the longest known beginning of ``keys`` ends, and its length. May cut a node in two."""
-        matched = 0
-        while matched < len(keys) and (child := node.children.get(int(keys[matched]))) is not None:
-            alike = _alike(child.keys, keys[matched:])
-            if alike < len(child.keys):
-                return self._split(child, alike), matched + alike
-            node, matched = child, matched + alike
-        return node, matched
+        node, alike, matched = self._find(node, keys)
+        return (node if alike == len(node.keys) else self._split(node, alike)), matched
+
+    def _find(self, node: Node, keys: Keys) -> tuple[Node, int, int]:
+        """The node in which the longest known beginning of ``keys`` ends, how many of the node's tokens belong to it,
+        and its length.
+        """
+        alike, matched = len(node.keys), 0
+        while alike == len(node.keys) and matched < len(keys):
+            child = node.children.get(int(keys[matched]))
+            if child is None:
+                break
+            node, alike = child, _alike(child.keys, keys[matched:])
+            matched += alike
+        return node, alike, matched
 
     def _split(self, node: Node, at: int) -> Node:
         """Cut a node in two; the new one is the upper. Whoever runs through it runs through both."""

@@ -26,6 +26,7 @@ class Sampling:
 
     ``temperature`` 0 is greedy. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 leave everything in. The same ``seed`` gives
     the same answer, whatever else is being answered. ``stop`` texts end the answer and aren't part of it.
+    With ``ignore_end`` the model's own end doesn't end it, as measurements want.
     ``logprobs`` is how many alternatives a token are reported, None for not even its own.
     """
 
@@ -39,6 +40,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     grammar: Grammar | None = None
+    ignore_end: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from typing import Literal
 
 import torch
 
+from pumice.engine.jobs import Job
 from pumice.engine.pictures import digests
 from pumice.engine.plain import PlainDecoder
 from pumice.engine.request import Sampling
 from pumice.engine.sampler import Choice, Sampler
-from pumice.engine.scheduler import Job, Scheduler
+from pumice.engine.scheduler import Scheduler
 from pumice.engine.segments import Decoder
 from pumice.model.assistant import AssistantModel
 from pumice.types import Features
@@ -55,7 +56,7 @@ def complete(
         scheduler.admit(job)
         done[job] = Completion()
     while scheduler.running:
-        for job, choice in scheduler.step():
+        for job, (choice,) in scheduler.step():
             assert isinstance(choice, Choice)
             answer = done[job]
             answer.logprob += choice.logprob

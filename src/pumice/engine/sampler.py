@@ -27,11 +27,15 @@ MAX_STOPS, MAX_STOP_LENGTH = 16, 256
 
 @dataclass(frozen=True)
 class Choice:
-    """A token's id, its log-probability under the model, and the likeliest (id, log-probability), best first."""
+    """A token's id, its log-probability under the model, and the likeliest (id, log-probability), best first.
+
+    ``last``: the grammar lets nothing follow it.
+    """
 
     id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    last: bool = False
 
 
 def check_sampling(sampling: Sampling) -> None:
@@ -152,8 +156,9 @@ def choose_all(samplers: Sequence[Sampler], logits: Tensor) -> list[Choice | Pum
         if isinstance(token, PumiceError):
             choices.append(token)
         else:
-            top = _likeliest(logits[row], total[row], samplers[row].sampling.logprobs or 0)
-            choices.append(Choice(token, own[row], top))
+            sampler = samplers[row]
+            top = _likeliest(logits[row], total[row], sampler.sampling.logprobs or 0)
+            choices.append(Choice(token, own[row], top, sampler.grammar is not None and sampler.grammar.finished))
     return choices
 
 

@@ -1,68 +1,30 @@
 """Continuous batching: sequences join and leave between passes, and each pass takes what all of them need next.
 
-    Job ──admit (room, known prefix)──> running ──pass: chunks of prompts being read + one token of each that answers──┐
-     Choice of every answering sequence <──sampler── head <── rows of the latter <── Decoder.forward, once <───────────┘
+    Job ──admit (room, known prefix)──> running ──pass: chunks of prompts being read + tokens of each that answers──┐
+     choices for every sequence that goes on <──samplers── head <── their rows <── Decoder.forward, once <──────────┘
 
-The tree holds prompts without their last token. That one belongs to the sequence itself, so that even a prompt that is
-wholly known has a token to run, and every answer's first token comes out of a pass like any other token's.
+A prompt is read into the tree, and the pass that reads its end chooses the answer's first token. Of a prompt that is
+known to its end the last token is read again, as the sequence's own, so that there is a pass to choose it in. An answer
+takes the token chosen last, and guesses of those behind it (lookup.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pumice.engine.jobs import Job, Reading, Writing, reading_of
+from pumice.engine.lookup import Guesser, choose_guessed
 from pumice.engine.memory import Memory, cache_dtype
 from pumice.engine.pictures import Picture, Pictures
-from pumice.engine.prefix import Keys, Node, PrefixTree
-from pumice.engine.sampler import Choice, Sampler, choose_all
-from pumice.engine.segments import Decoder, Segment, Span
+from pumice.engine.prefix import Node, PrefixTree
+from pumice.engine.sampler import Choice, Sampler
+from pumice.engine.segments import Decoder, Span
 from pumice.model.assistant import AssistantModel
 from pumice.types import IMAGE, Features, PumiceError
-
-
-@dataclass(eq=False)
-class Job:
-    """A prompt to continue by up to ``max_tokens`` tokens, and where it stands.
-
-    ids       (T,) int64 with IMAGE at visual tokens; ``pictures`` stand at ``places``
-    keys      (T,) of the prefix tree
-    node      its last node in the tree, None until it is admitted; ``own`` holds what follows
-    fed       tokens that went into ``own``, the last of the prompt first; ``next`` is the one to go in
-    cached    tokens that were in the tree when it came
-    reading   whether tokens of the prompt are to be read before it can answer
-    """
-
-    ids: Tensor
-    keys: Keys
-    pictures: list[Picture]
-    places: list[int]
-    max_tokens: int
-    sampler: Sampler
-    space: str = ""
-    node: Node | None = None
-    own: Segment | None = None
-    fed: list[int] = field(default_factory=list)
-    next: int = 0
-    cached: int = 0
-    reading: bool = True
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A part of a prompt that a pass reads: tokens ``first:last`` of the job's, into ``node``."""
-
-    job: Job
-    node: Node
-    first: int
-    last: int
 
 
 class PassError(Exception):
@@ -78,7 +40,8 @@ class Scheduler:
 
     ``budget`` is how many tokens are held in memory, ``batch`` how many jobs run at once, ``chunk`` how many tokens of
     prompts a pass reads, ``views`` how many tiles go through the tower before it, ``pictures`` the bytes of visual
-    tokens that are remembered.
+    tokens that are remembered, ``tower`` what stands for the model's. Guesses fill a pass up to 1 + ``lookup`` tokens;
+    ``guessed`` were made, ``right`` of them were right.
     """
 
     def __init__(
@@ -90,12 +53,15 @@ class Scheduler:
         chunk: int = 512,
         views: int = 16,
         pictures: int = 256 * 2**20,
+        tower: Callable[[Tensor], Tensor] | None = None,
+        lookup: int = 0,
     ) -> None:
         self.model, self.decoder = model, decoder
         self.memory = Memory(model, budget, cache_dtype(model, decoder))
         self.tree = PrefixTree(self.memory)
-        self.pictures = Pictures(model, pictures)
-        self.batch, self.chunk, self.views = batch, chunk, views
+        self.pictures = Pictures(model, pictures, tower)
+        self.batch, self.chunk, self.views, self.lookup = batch, chunk, views, lookup
+        self.guessed, self.right = 0, 0
         self.running: list[Job] = []
 
     def job(self, prompt: Features, names: Sequence[bytes], max_tokens: int, sampler: Sampler, space: str = "") -> Job:
@@ -120,11 +86,14 @@ class Scheduler:
         """Let a job run, if there is room for all that it may need."""
         if len(self.running) >= self.batch:
             return False
-        entered = self.tree.enter(job.space, job.keys[:-1], job.max_tokens)
+        again = int(self.tree.known(job.space, job.keys) == len(job))
+        keys, room = job.keys[: len(job) - again], job.max_tokens - 1 + again
+        entered = self.tree.enter(job.space, keys, room)
         if entered is None:
             return False
         job.node, job.cached = entered
-        job.own = self.memory.new(job.max_tokens, len(job) - 1)
+        job.own = self.memory.new(room, len(keys))
+        job.guesser = Guesser(job.ids.tolist()) if self.lookup else None
         self.running.append(job)
         return True
 
@@ -134,13 +103,13 @@ class Scheduler:
         job.pictures = []
         if job.node is not None:
             assert job.own is not None
-            fed = np.array(job.fed[: job.own.length], np.int64)
+            fed = np.array(job.fed, np.int64)
             self.running.remove(job)
             node, own, job.node, job.own = job.node, job.own, None, None
             self.tree.leave(node, fed, own)
 
-    def step(self) -> list[tuple[Job, Choice | PumiceError]]:
-        """One pass: what was chosen for every job that answers, or why nothing could be.
+    def step(self) -> list[tuple[Job, list[Choice | PumiceError]]]:
+        """One pass: the tokens chosen for every job that goes on, at least one each, or as the last why none could be.
 
         Raises:
             PassError: the pass failed. What was read before it is there, what it was to read isn't.
@@ -148,23 +117,39 @@ class Scheduler:
         part: list[Job] = []
         try:
             for job in self.running:
-                if job.reading and _unread(job) is None:
+                if job.reading and job.unread() is None:
                     self._has_read(job)
             answering = [job for job in self.running if not job.reading]
             part += answering
             readings = self._readings(part)
             if not answering and not readings:
                 return []
-            hidden = self._forward(readings, answering)
-            if not answering:
+            writings = self._writings(answering, sum(one.last - one.first for one in readings))
+            hidden = self._forward(readings, writings)
+            going = [*(Writing(one.job, []) for one in readings if one.ends), *writings]
+            if not going:
                 return []
-            chosen = choose_all([job.sampler for job in answering], self.decoder.head(hidden).float())
+            scores = self.decoder.head(hidden).float()
+            chosen = choose_guessed([one.job.sampler for one in going], scores, [one.guess for one in going])
         except Exception as error:
             raise PassError(part, error) from error
-        for job, choice in zip(answering, chosen, strict=True):
-            if isinstance(choice, Choice):
-                job.next = choice.id
-        return list(zip(answering, chosen, strict=True))
+        for one, choices in zip(going, chosen, strict=True):
+            self._go_on(one, choices)
+        return [(one.job, choices) for one, choices in zip(going, chosen, strict=True)]
+
+    def _go_on(self, writing: Writing, choices: Sequence[Choice | PumiceError]) -> None:
+        """Keep of what went into an answer as much as was guessed right, and what was chosen behind it."""
+        job, said = writing.job, [choice.id for choice in choices if isinstance(choice, Choice)]
+        assert job.own is not None
+        if job.reading:
+            self._has_read(job)
+        job.fed += writing.ids[: len(choices)]
+        job.own.length = len(job.fed)
+        job.next = said[-1] if said else job.next
+        self.guessed += len(writing.guess)
+        self.right += len(choices) - 1
+        if job.guesser is not None:
+            job.guesser.learn(len(writing.guess), said)
 
     def _has_read(self, job: Job) -> None:
         """The prompt has been read: its pictures aren't needed any more."""
@@ -179,7 +164,7 @@ class Scheduler:
         """
         turns: dict[Node, Job] = {}
         for job in self.running:
-            node = _unread(job) if job.reading else None
+            node = job.unread() if job.reading else None
             if node is not None:
                 turns.setdefault(node, job)
         if not turns:
@@ -187,14 +172,28 @@ class Scheduler:
         part += turns.values()
         self._look(turns)
         first, *others = turns
-        room = self.chunk - min(_left(first), self.chunk // 2)
+        room = self.chunk - min(first.left, self.chunk // 2)
         readings = []
-        for node in sorted(others, key=_left):
-            readings.append(_reading(turns[node], node, room))
+        for node in sorted(others, key=lambda node: node.left):
+            readings.append(reading_of(turns[node], node, room))
             room -= readings[-1].last - readings[-1].first
         used = sum(reading.last - reading.first for reading in readings)
-        readings.append(_reading(turns[first], first, self.chunk - used))
+        readings.append(reading_of(turns[first], first, self.chunk - used))
         return [reading for reading in readings if reading.last > reading.first]
+
+    def _writings(self, answering: Sequence[Job], reading: int) -> list[Writing]:
+        """What goes on of the answers, beside so many tokens ``reading``.
+
+        A token more costs a pass little only where it has few: guesses share what is left of 1 + ``lookup``.
+        """
+        each = max(0, 1 + self.lookup - reading - len(answering)) // max(1, len(answering))
+        writings = []
+        for job in answering:
+            assert job.own is not None
+            room = min(each, job.own.capacity - job.own.length - 1)
+            guess = job.guesser.guess(room) if job.guesser is not None and room > 0 else []
+            writings.append(Writing(job, [job.next, *guess]))
+        return writings
 
     def _look(self, turns: dict[Node, Job]) -> None:
         """Run the tower for pictures that are about to be read, and with what is left for those further behind."""
@@ -207,35 +206,35 @@ class Scheduler:
         if any(picture.tokens is None for picture in soon):
             self.pictures.look([*soon, *later], self.views)
 
-    def _forward(self, readings: Sequence[Reading], answering: Sequence[Job]) -> Tensor:
-        """Run the new tokens and count them. Last hidden states (len(answering), H) of the jobs that answer."""
+    def _forward(self, readings: Sequence[Reading], writings: Sequence[Writing]) -> Tensor:
+        """Run the new tokens, and count those of prompts. Last hidden states (R, H) of prompts' ends and of answers."""
         spans: list[Span] = []
         positions: list[Tensor] = []
+        ends: list[int] = []
         row = 0
         for one in readings:
-            spans.append(Span(row, row + one.last - one.first, _segments(one.node)))
+            spans.append(Span(row, row + one.last - one.first, one.node.segments()))
             positions.append(torch.arange(one.first, one.last))
             row = spans[-1].last
-        for number, job in enumerate(answering, row):
-            assert job.node is not None
-            assert job.own is not None
-            spans.append(Span(number, number + 1, (*_segments(job.node), job.own)))
-        positions.append(torch.tensor([job.own.end for job in answering if job.own is not None], dtype=torch.int64))
-        embedded = self._embedded(readings, answering)
+            ends += [row - 1] * one.ends
+        ends += range(row, row + sum(len(one.ids) for one in writings))
+        for one in writings:
+            assert one.job.node is not None
+            assert one.job.own is not None
+            spans.append(Span(row, row + len(one.ids), (*one.job.node.segments(), one.job.own)))
+            positions.append(torch.arange(one.job.own.end, one.job.own.end + len(one.ids)))
+            row = spans[-1].last
+        embedded = self._embedded(readings, writings)
         hidden = self.decoder.forward(embedded, torch.cat(positions).to(embedded.device), spans)
         for one in readings:
             one.node.segment.length += one.last - one.first
-        for job in answering:
-            assert job.own is not None
-            job.own.length += 1
-            job.fed.append(job.next)
-        return hidden[row:]
+        return hidden[ends]
 
-    def _embedded(self, readings: Sequence[Reading], answering: Sequence[Job]) -> Tensor:
+    def _embedded(self, readings: Sequence[Reading], writings: Sequence[Writing]) -> Tensor:
         """Input embeddings (T, H) of the pass: words from the table, visual tokens from their pictures."""
         table = self.model.lm.get_input_embeddings()
-        last = torch.tensor([job.next for job in answering], dtype=torch.int64)
-        ids = torch.cat([*(one.job.ids[one.first : one.last] for one in readings), last])
+        said = torch.tensor([token for one in writings for token in one.ids], dtype=torch.int64)
+        ids = torch.cat([*(one.job.ids[one.first : one.last] for one in readings), said])
         embedded = table(ids.clamp(min=0).to(self.model.device))
         row = 0
         for one in readings:
@@ -246,29 +245,3 @@ class Scheduler:
                     embedded[row + a - one.first : row + b - one.first] = picture.tokens[a - place : b - place]
             row += one.last - one.first
         return embedded
-
-
-def _unread(job: Job) -> Node | None:
-    """The first node of a job's prompt that isn't read to its end."""
-    assert job.node is not None
-    return next((node for node in job.node.path() if not node.whole), None)
-
-
-def _left(node: Node) -> int:
-    """Tokens of a node that are still to be read."""
-    return len(node.keys) - node.segment.length
-
-
-def _segments(node: Node) -> tuple[Segment, ...]:
-    return tuple(one.segment for one in node.path())
-
-
-def _reading(job: Job, node: Node, room: int) -> Reading:
-    """Up to ``room`` further tokens of a node, but none of a picture whose visual tokens aren't there."""
-    first = node.segment.end
-    last = first + min(room, _left(node))
-    for place, picture in zip(job.places, job.pictures, strict=True):
-        if picture.tokens is None and place < last and place + picture.layout.tokens > first:
-            last = max(place, first)
-            break
-    return Reading(job, node, first, last)

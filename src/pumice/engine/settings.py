@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 from pumice.types import PumiceError
 
+LOOKUP = 8
+"""Tokens to guess where the text of pictures stands in the prompt (docs/engine.md has the measurement)."""
+MOST_LOOKUP = 15
+"""With the token before them what decoders take as a short span."""
+
 
 class Full(PumiceError):  # noqa: N818 (a state, as queue.Full)
     """The queue is full: the request may be made again later."""
@@ -21,9 +26,10 @@ class Settings:
     queue                     requests that wait
     readers, decoded_mib      threads that decode pictures; pixels that wait for their turn
     weights                   of the language model: "fp32", "bf16", "int8" or "int4"; "" is the model's own
+    lookup                    tokens up to which guesses fill a pass, beside one (`engine.lookup`); 0: no guesses
 
     Raises:
-        PumiceError: a number that is less than 1.
+        PumiceError: a number that is less than 1, or a look-up of less than 0 or more than MOST_LOOKUP.
     """
 
     memory_mib: float = 2048
@@ -35,11 +41,14 @@ class Settings:
     views: int = 16
     readers: int = 2
     decoded_mib: float = 256
+    lookup: int = 0
 
     def __post_init__(self) -> None:
         for name in ("batch", "chunk", "queue", "views", "readers"):
             if getattr(self, name) < 1:
                 raise PumiceError(f"the engine's {name} is {getattr(self, name)}; expected at least 1")
+        if not 0 <= self.lookup <= MOST_LOOKUP:
+            raise PumiceError(f"the engine's lookup is {self.lookup}; expected 0 (none) to {MOST_LOOKUP} tokens")
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ class Stats:
     pictures, picture_hits, picture_misses   remembered; asked for and known or being made; new
     prompt_tokens, cached_tokens    of admitted requests; those of them that were known
     generated_tokens, passes
+    guessed_tokens, right_tokens    by look-up, and those of them that were right
     finished, cancelled, failed     requests by their end
     """
 
@@ -65,6 +75,8 @@ class Stats:
     cached_tokens: int
     generated_tokens: int
     passes: int
+    guessed_tokens: int
+    right_tokens: int
     finished: int
     cancelled: int
     failed: int

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pumice.engine.counting import Count
 from pumice.engine.detokenise import Detokeniser, token_text
 from pumice.engine.grammar import CompiledGrammar
+from pumice.engine.jobs import Job
 from pumice.engine.request import Finish, Outcome, Piece, Sampling, Token
 from pumice.engine.sampler import Choice
-from pumice.engine.scheduler import Job
 from pumice.types import Features, PumiceError, Sample
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ class Request:
     count: Count
     text: Detokeniser
     grammar: CompiledGrammar | None
+    stop_ids: Sequence[int]
     began: float = field(default_factory=time.perf_counter)
     admitted: float | None = None
     first: float | None = None
@@ -125,11 +126,11 @@ class Request:
     ids: list[int] = field(default_factory=list)
     logprob: float = 0.0
 
-    def take(self, choice: Choice, tokenizer: Any, stop_ids: Sequence[int]) -> Finish | None:
+    def take(self, choice: Choice, tokenizer: Any) -> Finish | None:
         """Go on by a token: post what can be shown, and say whether the answer ends."""
         self.first = self.first or time.perf_counter()
         self.logprob += choice.logprob
-        if choice.id in stop_ids:
+        if choice.id in self.stop_ids:
             return "stop"
         self.ids.append(choice.id)
         text = self.text.push(choice.id)
@@ -138,8 +139,7 @@ class Request:
             top = tuple((token_text(tokenizer, token), logprob) for token, logprob in choice.top)
             tokens = (Token(choice.id, token_text(tokenizer, choice.id), choice.logprob, top),)
         self._post(text, tokens)
-        state = self.job.sampler.grammar if self.job is not None else None
-        if self.text.stopped or (state is not None and state.finished):
+        if self.text.stopped or choice.last:
             return "stop"
         return "length" if len(self.ids) == self.sampling.max_tokens else None
 
@@ -164,3 +164,10 @@ class Request:
         if text or tokens:
             self.pieces.append(text)
             self.ticket.post(Piece(text, tokens))
+
+
+def failure(error: BaseException) -> PumiceError:
+    """What a request is told of an error that is the engine's."""
+    if isinstance(error, PumiceError):
+        return error
+    return PumiceError(" ".join(f"the engine failed on this request: {type(error).__name__}: {error}".split())[:300])

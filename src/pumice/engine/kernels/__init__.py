@@ -1,4 +1,4 @@
-"""The compiled blocks of lean.cpp, through ctypes: found beside this file where the package was built with a compiler.
+"""The compiled blocks of kernels.cpp, through ctypes: a library beside this file, where there was a compiler.
 
 Structures mirror types.h, field by field. All tensors are fp32 and contiguous unless a kind says otherwise.
 """
@@ -66,18 +66,18 @@ class BatchStruct(Structure):
 
 
 class Kernels:
-    """The functions of a built lean.cpp; ``level`` 0 is any processor, 1 AVX2, 2 AVX-512 VNNI."""
+    """The functions of a built kernels.cpp; ``level`` 0 is any processor, 1 AVX2, 2 AVX-512 VNNI."""
 
     def __init__(self, file: Path) -> None:
         library = ctypes.CDLL(str(file))
         self._forward, self._attend = library.pumice_forward, library.pumice_attend
         self._linear, self._pages = library.pumice_linear, library.pumice_large_pages
         self._level = library.pumice_level
-        self._forward.argtypes = (POINTER(ModelStruct), POINTER(BatchStruct), c_void_p, c_int)
+        self._forward.argtypes = (POINTER(ModelStruct), POINTER(BatchStruct), c_void_p, c_int, c_int)
         self._attend.argtypes = (
             POINTER(ModelStruct), c_int, POINTER(BatchStruct), c_void_p, c_void_p, c_void_p, c_int64, c_int
         )  # fmt: skip
-        self._linear.argtypes = (POINTER(MatrixStruct), c_void_p, c_int, c_void_p, c_int)
+        self._linear.argtypes = (POINTER(MatrixStruct), c_void_p, c_int, c_void_p, c_int, c_int)
         self._pages.argtypes = (c_void_p, c_int64)
         for function in (self._forward, self._attend, self._linear, self._pages):
             function.restype = None
@@ -88,9 +88,9 @@ class Kernels:
         self.level = int(self._level(most))
         return self.level
 
-    def forward(self, model: ModelStruct, batch: BatchStruct, hidden: Tensor) -> None:
-        """Embeddings (T, H) to last hidden states after the final norm, in place."""
-        self._forward(byref(model), byref(batch), hidden.data_ptr(), torch.get_num_threads())
+    def forward(self, model: ModelStruct, batch: BatchStruct, hidden: Tensor, panels: bool = False) -> None:
+        """Embeddings (T, H) to last hidden states after the final norm, in place; ``panels`` as `linear`."""
+        self._forward(byref(model), byref(batch), hidden.data_ptr(), panels, torch.get_num_threads())
 
     def attend(self, model: ModelStruct, layer: int, batch: BatchStruct, qkv: Tensor) -> None:
         """Queries, keys and values (T, (heads + 2 kv) d) of new tokens: stores the latter, answers in the queries."""
@@ -99,10 +99,10 @@ class Kernels:
         v = k + model.kv * model.width * size
         self._attend(byref(model), layer, byref(batch), q, k, v, qkv.shape[1], torch.get_num_threads())
 
-    def linear(self, matrix: MatrixStruct, x: Tensor) -> Tensor:
-        """x (T, cols) to (T, rows)."""
+    def linear(self, matrix: MatrixStruct, x: Tensor, panels: bool = False) -> Tensor:
+        """x (T, cols) to (T, rows); with ``panels`` fp32 and bf16 weights are multiplied as panels.h says."""
         out = x.new_empty(x.shape[0], matrix.rows)
-        self._linear(byref(matrix), x.data_ptr(), x.shape[0], out.data_ptr(), torch.get_num_threads())
+        self._linear(byref(matrix), x.data_ptr(), x.shape[0], out.data_ptr(), panels, torch.get_num_threads())
         return out
 
     def large_pages(self, data: Tensor) -> None:
@@ -114,7 +114,7 @@ class Kernels:
 def load_kernels() -> Kernels | None:
     """The compiled kernels, or None where the package was built without a compiler."""
     for suffix in EXTENSION_SUFFIXES:
-        file = Path(__file__).with_name("_lean" + suffix)
+        file = Path(__file__).with_name("_kernels" + suffix)
         if file.is_file():
             try:
                 return Kernels(file)

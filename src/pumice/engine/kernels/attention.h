@@ -29,6 +29,8 @@ static void merge_part(Part into, Part part, int width) {
     *into.most = most;
 }
 
+static const int BLOCK = 32, CHUNK = 512;  // keys made fp32 at once; the most keys of a chunk
+
 template <int N>
 INLINE void score_tile(const float* const* q, const float* k, int keys, int width, float* scores, int64_t stride) {
     // Keys short of four are read twice, and what comes of it is overwritten or never read.
@@ -45,6 +47,24 @@ INLINE void score_tile(const float* const* q, const float* k, int keys, int widt
         }
     }
     for (int n = 0; n < N; n++) store4(scores + n * stride, sums4(sums[n][0], sums[n][1], sums[n][2], sums[n][3]));
+}
+
+// As `score_tile` for a block of keys that lie side by side, (width, BLOCK): nothing is summed across a vector.
+template <int N>
+INLINE void block_scores(const float* const* q, const float* turned, int width, float* scores, int64_t stride) {
+    F8 sums[N][BLOCK / 8];
+    for (int n = 0; n < N; n++)
+        for (int i = 0; i < BLOCK / 8; i++) sums[n][i] = zero8();
+    for (int at = 0; at < width; at++) {
+        F8 keys[BLOCK / 8];
+        for (int i = 0; i < BLOCK / 8; i++) keys[i] = load8(turned + at * BLOCK + 8 * i);
+        for (int n = 0; n < N; n++) {
+            const F8 query = all8(q[n][at]);
+            for (int i = 0; i < BLOCK / 8; i++) sums[n][i] = fma8(query, keys[i], sums[n][i]);
+        }
+    }
+    for (int n = 0; n < N; n++)
+        for (int i = 0; i < BLOCK / 8; i++) store8(scores + n * stride + 8 * i, sums[n][i]);
 }
 
 template <int N, int V>
@@ -71,8 +91,6 @@ INLINE void value_tiles(const float* scores, int64_t stride, const float* v, int
     for (; at < width; at += 8) value_tile<N, 1>(scores, stride, v + at, keys, width, out + at);
 }
 
-static const int BLOCK = 32, CHUNK = 512;  // keys made fp32 at once; the most keys of a chunk
-
 // Keys or values `first : first + count` of a head as fp32: where they are, or in `room`.
 static const float* as_real(const Segment& segment, int64_t place, int head, int first, int count, int width, float* room) {
     const int64_t at = head * segment.stride + int64_t(first) * width;
@@ -83,13 +101,26 @@ static const float* as_real(const Segment& segment, int64_t place, int head, int
     return room;
 }
 
+// Keys (count, width) as (width, BLOCK); what stands for keys that aren't there is never read as a score.
+static void turn_keys(const float* k, int count, int width, float* turned) {
+    for (int key = 0; key < BLOCK; key += 8)
+        for (int at = 0; at < width; at += 8) {
+            float rows[64];
+            if (key + 8 > count)
+                for (int i = 0; i < 8; i++)
+                    store8(rows + 8 * i, key + i < count ? load8(k + (key + i) * width + at) : zero8());
+            const bool inside = key + 8 <= count;
+            turn8(inside ? k + key * width + at : rows, inside ? width : 8, turned + at * BLOCK + key, BLOCK);
+        }
+}
+
 struct Tile {
     const Model& model;
     const Batch& batch;
     const Task& task;
     int layer, kv_head, queries;  // queries: rows * heads that share a kv head
     const float** q;              // (queries,)
-    float *scores, *room, *values;
+    float *scores, *room, *turned, *values;
     int64_t stride;
 };
 
@@ -108,8 +139,8 @@ INLINE void seen(const Tile& tile, const Chunk& chunk, int query, int window, in
 // Scores to weights, for keys from:to of which the query sees first:last; the rest gets 0.
 static void weigh(float* scores, int from, int to, int first, int last, float* most_of, float* sum_of_all) {
     const int count = to - from, whole_count = (count + 7) & ~7;
-    for (int i = 0; i < whole_count; i++)
-        if (i < first - from || i >= last - from) scores[i] = -INFINITY;
+    for (int i = 0; i < first - from; i++) scores[i] = -INFINITY;
+    for (int i = last - from; i < whole_count; i++) scores[i] = -INFINITY;
     F8 most = all8(-INFINITY), sum = zero8();
     for (int i = 0; i < whole_count; i += 8) most = max8(most, load8(scores + i));
     const float top = most8(most);
@@ -117,8 +148,8 @@ static void weigh(float* scores, int from, int to, int first, int last, float* m
         const F8 weight = exp8(sub8(load8(scores + i), all8(top)));
         store8(scores + i, weight);
     }
-    for (int i = 0; i < whole_count; i++)
-        if (i < first - from || i >= last - from) scores[i] = 0.0f;
+    for (int i = 0; i < first - from; i++) scores[i] = 0.0f;
+    for (int i = last - from; i < whole_count; i++) scores[i] = 0.0f;
     for (int i = 0; i < whole_count; i += 8) sum = add8(sum, load8(scores + i));
     *most_of = top;
     *sum_of_all = sum8(sum);
@@ -139,14 +170,21 @@ static void one_chunk(const Tile& tile, const Chunk& chunk, float* parts) {
     for (int block = from; block < to; block += BLOCK) {
         const int count = to - block < BLOCK ? to - block : BLOCK;
         const float* k = as_real(segment, segment.places[tile.layer], tile.kv_head, block, count, width, tile.room);
-        for (int i = 0; i < count; i += 4) {
-            float* scores = tile.scores + block - from + i;
-            const int keys = count - i;
-            int n = 0;
+        float* scores = tile.scores + block - from;
+        int n = 0;
+        if (tile.task.long_span) {
+            turn_keys(k, count, width, tile.turned);
             for (; n + 3 <= tile.queries; n += 3)
-                score_tile<3>(tile.q + n, k + i * width, keys, width, scores + n * tile.stride, tile.stride);
+                block_scores<3>(tile.q + n, tile.turned, width, scores + n * tile.stride, tile.stride);
             for (; n < tile.queries; n++)
-                score_tile<1>(tile.q + n, k + i * width, keys, width, scores + n * tile.stride, tile.stride);
+                block_scores<1>(tile.q + n, tile.turned, width, scores + n * tile.stride, tile.stride);
+            continue;
+        }
+        for (int i = 0; i < count; i += 4, scores += 4) {
+            for (n = 0; n + 3 <= tile.queries; n += 3)
+                score_tile<3>(tile.q + n, k + i * width, count - i, width, scores + n * tile.stride, tile.stride);
+            for (; n < tile.queries; n++)
+                score_tile<1>(tile.q + n, k + i * width, count - i, width, scores + n * tile.stride, tile.stride);
         }
     }
     float* const mosts = tile.values + int64_t(tile.queries) * width;
@@ -187,7 +225,7 @@ static void one_task(const Model& model, int layer, const Batch& batch, int inde
     const Task& task = batch.tasks[index];
     const int shared = model.heads / model.kv, queries = task.row_count * shared;
     const int64_t stride = CHUNK + 16;
-    room.resize(queries * (stride + model.width + 2) + BLOCK * model.width + 16);
+    room.resize(queries * (stride + model.width + 2) + 2 * BLOCK * model.width + 16);
     pointers.resize(queries);
     for (int n = 0; n < queries; n++) {
         const int row = batch.task_rows[task.rows + n / shared];
@@ -196,7 +234,7 @@ static void one_task(const Model& model, int layer, const Batch& batch, int inde
     }
     float* const scores = room.data();
     float* const block = scores + queries * stride;
-    const Tile tile = {model, batch, task, layer, kv_head, queries, pointers.data(), scores, block, block + BLOCK * model.width, stride};
+    const Tile tile = {model, batch, task, layer, kv_head, queries, pointers.data(), scores, block, block + BLOCK * model.width, block + 2 * BLOCK * model.width, stride};
     for (int i = 0; i < task.chunk_count; i++) one_chunk(tile, batch.chunks[task.chunks + i], parts);
 }
 

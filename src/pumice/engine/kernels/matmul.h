@@ -1,6 +1,8 @@
 // y = W x + bias for a few tokens: every weight is read once for up to four of them. What a token gets doesn't depend on
 // how many others there are: each sum is made in one order. Included once for each instruction set.
 
+static const int PANEL_COLS = 64;  // columns that share a scale in a panel: 64 * 4095 * 8191 is less than 2^31
+static const float PANEL_MOST = 4095.0f, PANEL_TOKEN_MOST = 8191.0f;
 static const int AHEAD = 4096;  // bytes of weights that are asked for before they are needed
 
 // Tokens (rows, cols), also as integers where weights are: with a scale for each 32 of them.
@@ -13,24 +15,41 @@ struct Tokens {
     int rows, cols;
 };
 
-static void put_tokens(const float* x, int cols, int kind, int16_t* pairs, int8_t* fours, float* scales, int32_t* sums) {
-    const float full = kind == INT8 ? 32767.0f : 127.0f;
-    for (int k = 0; k < cols; k += 32) {
-        float part[32];
-        for (int i = 0; i < 32; i++) part[i] = k + i < cols ? x[k + i] : 0.0f;
+// What tokens are made into: as they are, int16 or int8 for weights of these kinds, or int16 for panels.
+struct Form {
+    int group;  // numbers that share a scale
+    float most;
+};
+
+static Form form_of(int kind, bool panels) {
+    if (panels) return {PANEL_COLS, PANEL_TOKEN_MOST};
+    return kind == INT8 ? Form{32, 32767.0f} : kind == INT4 ? Form{32, 127.0f} : Form{0, 0.0f};
+}
+
+static void put_tokens(const float* x, int cols, Form form, int16_t* pairs, int8_t* fours, float* scales, int32_t* sums) {
+    const int padded = (cols + 31) & ~31;
+    for (int k = 0, group = 0; k < padded; k += form.group, group++) {
+        const int count = padded - k < form.group ? padded - k : form.group;
+        float part[PANEL_COLS];
         F8 most = zero8();
-        for (int i = 0; i < 32; i += 8) most = max8(most, abs8(load8(part + i)));
+        for (int i = 0; i < count; i += 8) {
+            if (k + i + 8 <= cols)
+                store8(part + i, load8(x + k + i));
+            else
+                for (int j = i; j < i + 8; j++) part[j] = k + j < cols ? x[k + j] : 0.0f;
+            most = max8(most, abs8(load8(part + i)));
+        }
         const float size = most8(most);
-        const F8 inverse = all8(size > 1e-30f ? full / size : 0.0f);
-        scales[k / 32] = size / full;
-        if (kind == INT8) {
-            for (int i = 0; i < 32; i += 8) store_int16(pairs + k + i, mul8(load8(part + i), inverse));
+        const F8 inverse = all8(size > 1e-30f ? form.most / size : 0.0f);
+        scales[group] = size / form.most;
+        if (!fours) {
+            for (int i = 0; i < count; i += 8) store_int16(pairs + k + i, mul8(load8(part + i), inverse));
             continue;
         }
         int32_t sum = 0;
-        for (int i = 0; i < 32; i += 8) store_int8(fours + k + i, mul8(load8(part + i), inverse));
-        for (int i = 0; i < 32; i++) sum += fours[k + i];
-        sums[k / 32] = sum;
+        for (int i = 0; i < count; i += 8) store_int8(fours + k + i, mul8(load8(part + i), inverse));
+        for (int i = 0; i < count; i++) sum += fours[k + i];
+        sums[group] = sum;
     }
 }
 
@@ -99,6 +118,10 @@ static void real_rows(const Matrix& w, const Tokens& x, int first, int last, flo
 }
 
 INLINE void give8(F8 sum, const Matrix& w, int row, float* y, bool add) {
+    if (row + 8 <= w.rows) {
+        if (w.bias) sum = add8(sum, load8(w.bias + row));
+        return store8(y + row, add ? add8(load8(y + row), sum) : sum);
+    }
     float eight[8];
     store8(eight, sum);
     for (int i = 0; i < 8 && row + i < w.rows; i++) give(y, eight[i], w.bias, row + i, add);

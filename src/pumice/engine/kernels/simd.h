@@ -33,11 +33,29 @@ INLINE F4 sums4(F8 a, F8 b, F8 c, F8 d) {
     return _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
 }
 INLINE void store4(float* p, F4 x) { _mm_storeu_ps(p, x); }
+// Eight rows of eight numbers, which become eight columns.
+INLINE void turn8(const float* p, int64_t stride, float* out, int64_t out_stride) {
+    F8 pairs[8], fours[8];
+    for (int i = 0; i < 8; i += 2) {
+        const F8 a = load8(p + i * stride), b = load8(p + (i + 1) * stride);
+        pairs[i] = _mm256_unpacklo_ps(a, b), pairs[i + 1] = _mm256_unpackhi_ps(a, b);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            fours[i + 2 * j] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0x44);
+            fours[i + 2 * j + 1] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0xEE);
+        }
+    for (int i = 0; i < 4; i++) {
+        store8(out + i * out_stride, _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20));
+        store8(out + (i + 4) * out_stride, _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31));
+    }
+}
 INLINE F8 rounded8(F8 x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE F8 power_of_two(F8 n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
 INLINE I8 zero_int() { return _mm256_setzero_si256(); }
+INLINE I8 load_int(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
 INLINE F8 to_float(I8 x) { return _mm256_cvtepi32_ps(x); }
 INLINE void store_int16(int16_t* p, F8 x) {
     const __m256i n = _mm256_cvtps_epi32(x);
@@ -103,6 +121,10 @@ INLINE void to_fp16(uint16_t* p, F8 x) { for (int i = 0; i < 8; i++) p[i] = floa
 INLINE float sum_of(F8 a) { return ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7])); }
 INLINE F4 sums4(F8 a, F8 b, F8 c, F8 d) { return F4{sum_of(a), sum_of(b), sum_of(c), sum_of(d)}; }
 INLINE void store4(float* p, F4 x) { memcpy(p, &x, 16); }
+INLINE void turn8(const float* p, int64_t stride, float* out, int64_t out_stride) {
+    for (int i = 0; i < 8; i++)
+        for (int j = 0; j < 8; j++) out[j * out_stride + i] = p[i * stride + j];
+}
 INLINE F8 rounded8(F8 x) { for (int i = 0; i < 8; i++) x[i] = nearbyintf(x[i]); return x; }
 INLINE F8 power_of_two(F8 n) {
     F8 x;
@@ -110,6 +132,7 @@ INLINE F8 power_of_two(F8 n) {
     return x;
 }
 INLINE I8 zero_int() { return I8{}; }
+INLINE I8 load_int(const void* p) { I8 x; memcpy(&x, p, 32); return x; }
 INLINE I8 all_int(int32_t x) { return I8{} + x; }
 INLINE F8 to_float(I8 x) { return __builtin_convertvector(x, F8); }
 INLINE void store_int16(int16_t* p, F8 x) { for (int i = 0; i < 8; i++) p[i] = int16_t(nearbyintf(x[i])); }

@@ -46,22 +46,30 @@ struct Shaped {
     std::vector<float> scales;
     std::vector<int32_t> sums;
     Tokens tokens;
-    int kind, padded;
+    Form form;
+    int padded, groups;
 
-    void begin(int wanted, const float* x, int rows, int cols) {
-        kind = wanted;
+    void begin(int kind, bool panels, const float* x, int rows, int cols) {
+        form = form_of(kind, panels);
+        tokens = {x, nullptr, nullptr, nullptr, nullptr, rows, cols};
+        if (!form.group) return;
         padded = (cols + 31) & ~31;
-        const size_t groups = size_t(rows) * (padded / 32);
-        if (kind == INT8) pairs.resize(size_t(rows) * padded);
-        if (kind == INT4) fours.resize(size_t(rows) * padded), sums.resize(groups);
-        if (kind == INT8 || kind == INT4) scales.resize(groups);
-        tokens = {x, pairs.data(), fours.data(), scales.data(), sums.data(), rows, cols};
+        groups = (padded + form.group - 1) / form.group;
+        scales.resize(size_t(rows) * groups);
+        tokens.scales = scales.data();
+        if (kind == INT4 && !panels) {
+            fours.resize(size_t(rows) * padded), sums.resize(size_t(rows) * groups);
+            tokens.fours = fours.data(), tokens.sums = sums.data();
+        } else {
+            pairs.resize(size_t(rows) * padded);
+            tokens.pairs = pairs.data();
+        }
     }
     void put(int row) {
-        if (kind != INT8 && kind != INT4) return;
-        const int64_t at = int64_t(row) * padded, group = at / 32;
-        put_tokens(tokens.real + int64_t(row) * tokens.cols, tokens.cols, kind, pairs.data() + (kind == INT8 ? at : 0),
-                   fours.data() + (kind == INT4 ? at : 0), scales.data() + group, sums.data() + (kind == INT4 ? group : 0));
+        if (!form.group) return;
+        const int64_t at = int64_t(row) * padded, group = int64_t(row) * groups;
+        put_tokens(tokens.real + int64_t(row) * tokens.cols, tokens.cols, form, pairs.data() + at * !tokens.fours,
+                   tokens.fours ? fours.data() + at : nullptr, scales.data() + group, sums.data() + group * !!tokens.fours);
     }
 };
 
@@ -72,7 +80,7 @@ struct Product {
 };
 
 // Products of the same tokens, 16 rows of a matrix at a time.
-static void multiply(const Product* products, int count, const Tokens& tokens, bool add, int threads) {
+static void multiply(const Product* products, int count, const Tokens& tokens, bool panels, bool add, int threads) {
     int blocks = 0;
     for (int i = 0; i < count; i++) blocks += (products[i].matrix->rows + 15) / 16;
     const int units = threads <= 1 ? 1 : blocks < threads * 8 ? blocks : threads * 8;
@@ -83,7 +91,7 @@ static void multiply(const Product* products, int count, const Tokens& tokens, b
             const int here = (matrix.rows + 15) / 16;
             if (first < here) {
                 const int end = (last < here ? last : here) * 16;
-                some_rows(matrix, tokens, first * 16, end < matrix.rows ? end : matrix.rows, products[i].out, products[i].stride, add);
+                (panels ? panel_rows : some_rows)(matrix, tokens, first * 16, end < matrix.rows ? end : matrix.rows, products[i].out, products[i].stride, add);
             }
             first = first > here ? first - here : 0;
             last -= here;
@@ -134,7 +142,7 @@ static void attend(const Model& model, int layer, const Batch& batch, float* q, 
 }
 
 // h (rows, hidden): embeddings, which become last hidden states after the final norm.
-static void forward(const Model& model, const Batch& batch, float* h, int threads) {
+static void forward(const Model& model, const Batch& batch, float* h, bool panels, int threads) {
     static thread_local std::vector<float> room;
     static thread_local Shaped shaped;
     const int rows = batch.rows, hidden = model.hidden, inner = model.inner;
@@ -149,35 +157,35 @@ static void forward(const Model& model, const Batch& batch, float* h, int thread
     Shaped& in = shaped;  // one object for all threads, which each reach their own by the name above
     for (int i = 0; i < model.count; i++) {
         const Layer& layer = model.layers[i];
-        in.begin(layer.q.kind, normed, rows, hidden);
+        in.begin(layer.q.kind, panels, normed, rows, hidden);
         each_row(rows, threads, [&](int row) {
             norm_row(h + int64_t(row) * hidden, layer.before, hidden, model.eps, normed + int64_t(row) * hidden);
             in.put(row);
         });
         const Product into[3] = {{&layer.q, qkv, stride}, {&layer.k, qkv + q_width, stride}, {&layer.v, qkv + q_width + kv_width, stride}};
-        multiply(into, 3, in.tokens, false, threads);
+        multiply(into, 3, in.tokens, panels, false, threads);
         attend(model, i, batch, qkv, qkv + q_width, qkv + q_width + kv_width, stride, threads);
-        in.begin(layer.o.kind, heard, rows, int(q_width));
+        in.begin(layer.o.kind, panels, heard, rows, int(q_width));
         each_row(rows, threads, [&](int row) {
             memcpy(heard + row * q_width, qkv + row * stride, sizeof(float) * q_width);
             in.put(row);
         });
         const Product out = {&layer.o, h, hidden};
-        multiply(&out, 1, in.tokens, true, threads);
-        in.begin(layer.gate.kind, normed, rows, hidden);
+        multiply(&out, 1, in.tokens, panels, true, threads);
+        in.begin(layer.gate.kind, panels, normed, rows, hidden);
         each_row(rows, threads, [&](int row) {
             norm_row(h + int64_t(row) * hidden, layer.after, hidden, model.eps, normed + int64_t(row) * hidden);
             in.put(row);
         });
         const Product wide[2] = {{&layer.gate, gate, inner}, {&layer.up, up, inner}};
-        multiply(wide, 2, in.tokens, false, threads);
-        in.begin(layer.down.kind, gate, rows, inner);
+        multiply(wide, 2, in.tokens, panels, false, threads);
+        in.begin(layer.down.kind, panels, gate, rows, inner);
         each_row(rows, threads, [&](int row) {
             gate_row(gate + int64_t(row) * inner, up + int64_t(row) * inner, inner);
             in.put(row);
         });
         const Product down = {&layer.down, h, hidden};
-        multiply(&down, 1, in.tokens, true, threads);
+        multiply(&down, 1, in.tokens, panels, true, threads);
     }
     each_row(rows, threads, [&](int row) {
         norm_row(h + int64_t(row) * hidden, model.norm, hidden, model.eps, h + int64_t(row) * hidden);
@@ -185,13 +193,13 @@ static void forward(const Model& model, const Batch& batch, float* h, int thread
 }
 
 // y (rows, matrix.rows) of x (rows, matrix.cols).
-static void linear(const Matrix& matrix, const float* x, int rows, float* y, int threads) {
+static void linear(const Matrix& matrix, const float* x, int rows, float* y, bool panels, int threads) {
     static thread_local Shaped shaped;
     Shaped& in = shaped;
-    in.begin(matrix.kind, x, rows, matrix.cols);
+    in.begin(matrix.kind, panels, x, rows, matrix.cols);
     each_row(rows, threads, [&](int row) { in.put(row); });
     const Product product = {&matrix, y, matrix.rows};
-    multiply(&product, 1, in.tokens, false, threads);
+    multiply(&product, 1, in.tokens, panels, false, threads);
 }
 
 static const Functions functions = {forward, attend, linear};

@@ -44,9 +44,9 @@ struct Chunk {
 };
 
 // Queries of the rows task_rows[rows : rows + row_count] over chunks[chunks : chunks + chunk_count]; row i of them
-// leaves its part of the answer in slot `slot + i`.
+// leaves its part of the answer in slot `slot + i`. Those of a long span are many, and of one sequence.
 struct Task {
-    int32_t rows, row_count, chunks, chunk_count, slot;
+    int32_t rows, row_count, chunks, chunk_count, slot, long_span;
 };
 
 struct Batch {

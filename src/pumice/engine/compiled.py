@@ -1,7 +1,8 @@
 """A fast decoder for Llama-like language models on a CPU.
 
 embeddings ──┬── few tokens a sequence, or integer weights ──> compiled blocks, which read a weight once ──┬──> hidden
-             └── long pieces of prompts ──> torch's matrix products, compiled attention ──────────────────┘
+             ├── long pieces of prompts, bf16 ──> compiled blocks, weights as panels of int16 (panels.h) ──┤
+             └── long pieces of prompts, fp32 ──> torch's matrix products, compiled attention ─────────────┘
 
 Decoding waits for memory, so what counts is how few bytes a token reads: weights may be bf16, int8 or int4 copies. A
 token's numbers don't depend on what else a pass computes. The torch model stays the source of the weights.
@@ -17,24 +18,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pumice.engine.attention_plan import SHORT, Pass, Places, plan_pass
 from pumice.engine.kernels import Kernels, LayerStruct, ModelStruct, load_kernels
-from pumice.engine.lean_plan import SHORT, Pass, Places, plan_pass
-from pumice.engine.lean_weights import Arena, Block, Matrix, Rotation, Weights, arena_size, pack, read_blocks
+from pumice.engine.packed_weights import Arena, Block, Matrix, Rotation, Weights, arena_size, pack, read_blocks
 from pumice.engine.segments import Decoder, Span
 from pumice.model.assistant import AssistantModel
 
 
-def lean_decoder(model: AssistantModel, weights: Weights = "fp32") -> Decoder | None:
+def compiled_decoder(model: AssistantModel, weights: Weights = "fp32") -> Decoder | None:
     """A decoder with the model's weights as they are ("fp32") or as bf16, int8 or int4 copies.
 
     None where the language model is of a kind that it doesn't know, where it isn't on a CPU, or where the package was
     built without a compiler: transformers' own layers answer then.
     """
     kernels, blocks = load_kernels(), read_blocks(model.lm)
-    return None if kernels is None or blocks is None else LeanDecoder(model, blocks, weights, kernels)
+    return None if kernels is None or blocks is None else CompiledDecoder(model, blocks, weights, kernels)
 
 
-class LeanDecoder:
+class CompiledDecoder:
     """Decoder (segments.py) over compiled kernels. ``bytes_per_token`` is what decoding reads of the weights.
 
     ``cache_dtype`` is what keys and values are best kept in; segments may be fp32, bf16 or fp16.
@@ -45,6 +46,8 @@ class LeanDecoder:
         config, attention = lm.config, lm.model.layers[0].self_attn
         self.weights, self._kernels, self._blocks = weights, kernels, blocks
         self._dtype = lm.lm_head.weight.dtype
+        # torch's bf16 is the fastest where the processor has it, and many times slower than fp32 where it doesn't.
+        self._panels = weights == "bf16" and not (self._dtype == torch.bfloat16 and has_bf16())
         self._norm = lm.model.norm.weight.detach().float()
         self._eps = float(config.rms_norm_eps)
         # The head decides between words that differ by little: four bits would be too few for it.
@@ -75,19 +78,20 @@ class LeanDecoder:
             PumiceError: a segment is full.
         """
         self._rotation.upto(int(positions.max()) + 1)
-        if self.weights in ("int8", "int4"):  # whose products are faster than fp32's for long pieces too
-            return self._all_compiled(embedded, positions, spans).to(embedded.dtype)
         short = [span for span in spans if span.last - span.first <= SHORT]
-        if len(short) == len(spans):
-            return self._all_compiled(embedded, positions, spans).to(embedded.dtype)
+        if self.weights in ("int8", "int4") or len(short) == len(spans):
+            return self._compiled(embedded, positions, spans).to(embedded.dtype)
         out = torch.empty_like(embedded)
         if short:
             rows = torch.cat([torch.arange(span.first, span.last) for span in short])
-            out[rows] = self._all_compiled(embedded[rows], positions[rows], _from_zero(short)).to(out.dtype)
+            out[rows] = self._compiled(embedded[rows], positions[rows], _from_zero(short)).to(out.dtype)
         for span in spans:  # one after the other, so that a prompt's numbers don't depend on its neighbours
             if span.last - span.first > SHORT:
-                part = slice(span.first, span.last)
-                out[part] = self._one_long(embedded[part], positions[part], _from_zero([span])).to(out.dtype)
+                part, alone = slice(span.first, span.last), _from_zero([span])
+                if self._panels:
+                    out[part] = self._compiled(embedded[part], positions[part], alone, panels=True).to(out.dtype)
+                else:
+                    out[part] = self._by_torch(embedded[part], positions[part], alone).to(out.dtype)
         return out
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -98,13 +102,13 @@ class LeanDecoder:
     def _plan(self, positions: Tensor, spans: Sequence[Span]) -> Pass:
         return plan_pass(spans, positions, self._shared, self._places, self._rotation.cosine, self._rotation.sine)
 
-    def _all_compiled(self, embedded: Tensor, positions: Tensor, spans: Sequence[Span]) -> Tensor:
+    def _compiled(self, embedded: Tensor, positions: Tensor, spans: Sequence[Span], panels: bool = False) -> Tensor:
         hidden = embedded.to(torch.float32, copy=True).contiguous()
         plan = self._plan(positions, spans)  # which owns what its structure points at
-        self._kernels.forward(self._model, plan.struct, hidden)
+        self._kernels.forward(self._model, plan.struct, hidden, panels)
         return hidden
 
-    def _one_long(self, embedded: Tensor, positions: Tensor, spans: Sequence[Span]) -> Tensor:
+    def _by_torch(self, embedded: Tensor, positions: Tensor, spans: Sequence[Span]) -> Tensor:
         """Products by torch, in the module's type; they reach what the processor can where rows are many."""
         plan, x, dtype = self._plan(positions, spans), embedded.float(), self._dtype
         answer = self._model.heads * self._model.width
@@ -117,6 +121,11 @@ class LeanDecoder:
             n = F.rms_norm(x, x.shape[-1:], block.after, self._eps).to(dtype)
             x = x + maps["down"](F.silu(maps["gate"](n)) * maps["up"](n))
         return F.rms_norm(x, x.shape[-1:], self._norm, self._eps)
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies bf16 numbers."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _from_zero(spans: Sequence[Span]) -> list[Span]:

@@ -21,7 +21,7 @@ from pumice.types import Features, PumiceError
 logger = logging.getLogger(__name__)
 
 
-class Reader:
+class MediaReader:
     """Decodes up to ``decoded`` bytes of pixels ahead, on ``threads`` threads; ``ready`` is called after each request.
 
     Without threads a request is decoded when it is asked for.

@@ -1,4 +1,4 @@
-"""The fast decoder against transformers' own forward, and its kernels against torch."""
+"""The compiled decoder against transformers' own forward, and its kernels against torch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TILE, tiny_model
 from torch import Tensor, nn
 
+from pumice.engine import compiled
 from pumice.engine import kernels as kernels_module
-from pumice.engine import lean
+from pumice.engine.compiled import CompiledDecoder, compiled_decoder
+from pumice.engine.decoders import make_tower
 from pumice.engine.kernels import Kernels, load_kernels
-from pumice.engine.lean import LeanDecoder, lean_decoder
-from pumice.engine.lean_weights import Arena, arena_size, pack, round_int4, round_int8
+from pumice.engine.packed_weights import Arena, arena_size, pack, round_int4, round_int8
 from pumice.engine.segments import Segment, Span
 from pumice.types import PumiceError
 
@@ -54,7 +56,7 @@ class Case:
     """A model, its decoder, embeddings (T, H) of a text and the logits (T, V) that transformers gives."""
 
     lm: Any
-    decoder: LeanDecoder
+    decoder: CompiledDecoder
     embedded: Tensor
     logits: Tensor
 
@@ -82,8 +84,8 @@ def make_case(family: str = "llama", weights: Any = "fp32", length: int = 61) ->
     with torch.inference_mode():
         logits = lm(ids[None]).logits[0]
         embedded = lm.get_input_embeddings()(ids)
-    decoder = lean_decoder(SimpleNamespace(lm=lm), weights)  # type: ignore[arg-type]
-    assert isinstance(decoder, LeanDecoder)
+    decoder = compiled_decoder(SimpleNamespace(lm=lm), weights)  # type: ignore[arg-type]
+    assert isinstance(decoder, CompiledDecoder)
     return Case(lm, decoder, embedded, logits)
 
 
@@ -241,8 +243,8 @@ def test_what_fewer_bits_cost_a_real_model(weights: Any, error: float, agree: fl
     lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
         theirs, embedded = lm(ids[None]).logits[0], lm.get_input_embeddings()(ids)
-    decoder = lean_decoder(SimpleNamespace(lm=lm), weights)  # type: ignore[arg-type]
-    assert isinstance(decoder, LeanDecoder)
+    decoder = compiled_decoder(SimpleNamespace(lm=lm), weights)  # type: ignore[arg-type]
+    assert isinstance(decoder, CompiledDecoder)
     config = lm.config
     shape = (config.num_key_value_heads, len(ids), config.head_dim)
     rooms = ([torch.empty(shape, dtype=decoder.cache_dtype) for _ in range(config.num_hidden_layers)] for _ in "kv")
@@ -300,6 +302,49 @@ def test_products_of_odd_sizes(kernels: Kernels, level: int, weights: Any, rows:
         assert torch.equal(one[0], kernels.linear(matrix.struct, x)[-1])
 
 
+@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (3, 7), (17, 33), (50, 100), (129, 576)])
+def test_panels_of_odd_sizes(kernels: Kernels, level: int, weights: Any, rows: int, cols: int) -> None:
+    """Products of numbers of 13 and 14 bits; a token's don't depend on how many others there are."""
+    if kernels.use_level(level) != level:
+        pytest.skip("this processor doesn't have it")
+    torch.manual_seed(rows)
+    linear = nn.Linear(cols, rows)
+    with torch.no_grad():
+        linear.weight[0] *= 1e4  # one row's size is none of another's business
+    matrix = pack(linear, weights, Arena(arena_size([linear], weights), kernels))
+    kept = linear.weight.detach().bfloat16().float() if weights == "bf16" else linear.weight.detach()
+    x = torch.randn(9, cols) * torch.logspace(-3, 3, 9)[:, None]
+    theirs, ours = x @ kept.T + linear.bias.detach(), kernels.linear(matrix.struct, x, panels=True)
+    size = (x.norm(dim=1)[:, None] * kept.norm(dim=1)[None]) + linear.bias.detach().abs()
+    assert ((ours - theirs).abs() / size).max() < 3e-4
+    for tokens in (1, 4, 8):
+        assert torch.equal(kernels.linear(matrix.struct, x[:tokens].contiguous(), panels=True), ours[:tokens])
+
+
+def test_panels_take_the_largest_numbers_without_overflow(kernels: Kernels) -> None:
+    linear = nn.Linear(256, 16, bias=False)
+    with torch.no_grad():
+        linear.weight.fill_(-1.0)
+    matrix = pack(linear, "fp32", Arena(0, kernels))
+    ours = kernels.linear(matrix.struct, torch.full((5, 256), 3.0), panels=True)
+    torch.testing.assert_close(ours, torch.full((5, 16), -768.0))
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8"])
+def test_a_tower_of_panels_is_the_model_s_to_a_thousandth(weights: str) -> None:
+    model = tiny_model(50)
+    tiles = torch.randn(3, 3, TILE, TILE, generator=torch.Generator().manual_seed(2))
+    tower = make_tower(model, weights)
+    with torch.inference_mode():
+        before = model.tower(tiles)
+        error = float((tower(tiles) - before).norm() / before.norm())
+        assert 0 < error < 1e-3
+        assert torch.equal(model.tower(tiles), before)
+    assert make_tower(model, "") is make_tower(model, "fp32") is model.tower
+
+
 def test_int4_takes_the_range_with_the_least_error() -> None:
     weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
     plain = weight.unflatten(1, (-1, 32))
@@ -341,25 +386,29 @@ def test_other_models_and_builds_without_a_compiler_have_none(monkeypatch: pytes
     import transformers
 
     config = transformers.GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=50)
-    assert lean_decoder(SimpleNamespace(lm=transformers.GPT2LMHeadModel(config))) is None  # type: ignore[arg-type]
+    assert compiled_decoder(SimpleNamespace(lm=transformers.GPT2LMHeadModel(config))) is None  # type: ignore[arg-type]
     lm = make_lm("llama")
     lm.model.layers[0].self_attn.q_proj = nn.Sequential(lm.model.layers[0].self_attn.q_proj)
-    assert lean_decoder(SimpleNamespace(lm=lm)) is None  # type: ignore[arg-type]
-    monkeypatch.setattr(lean, "load_kernels", lambda: None)
-    assert lean_decoder(SimpleNamespace(lm=make_lm("llama"))) is None  # type: ignore[arg-type]
+    assert compiled_decoder(SimpleNamespace(lm=lm)) is None  # type: ignore[arg-type]
+    monkeypatch.setattr(compiled, "load_kernels", lambda: None)
+    assert compiled_decoder(SimpleNamespace(lm=make_lm("llama"))) is None  # type: ignore[arg-type]
 
 
 def test_a_library_of_another_system_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "_lean.so").write_bytes(b"not a library")
+    (tmp_path / "_kernels.so").write_bytes(b"not a library")
     monkeypatch.setattr(kernels_module, "__file__", str(tmp_path / "__init__.py"))
     monkeypatch.setattr(kernels_module, "EXTENSION_SUFFIXES", [".so"])
     assert load_kernels.__wrapped__() is None
 
 
-def test_a_bf16_model() -> None:
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_bf16_model(weights: Any, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(compiled.has_bf16(), bool)
+    monkeypatch.setattr(compiled, "has_bf16", lambda: fast)  # torch's products, or panels
     case = make_case()
     case.lm.bfloat16()
-    decoder = lean_decoder(SimpleNamespace(lm=case.lm))  # type: ignore[arg-type]
+    decoder = compiled_decoder(SimpleNamespace(lm=case.lm), weights)  # type: ignore[arg-type]
     assert decoder is not None
     segment = make_segment(case.lm, 61, dtype=torch.bfloat16)
     embedded = case.embedded.bfloat16()

@@ -20,9 +20,9 @@ static Pool& pool() {
 }
 
 struct Functions {
-    void (*forward)(const Model&, const Batch&, float*, int);
+    void (*forward)(const Model&, const Batch&, float*, bool, int);
     void (*attend)(const Model&, int, const Batch&, float*, float*, float*, int64_t, int);
-    void (*linear)(const Matrix&, const float*, int, float*, int);
+    void (*linear)(const Matrix&, const float*, int, float*, bool, int);
 };
 
 static inline float half_to_float(uint16_t half) {
@@ -48,6 +48,7 @@ static inline uint16_t float_to_half(float x) {
 namespace any_processor {
 #include "simd.h"
 #include "matmul.h"
+#include "panels.h"
 #include "attention.h"
 #include "step.h"
 }  // namespace any_processor
@@ -65,6 +66,7 @@ namespace any_processor {
 namespace avx2 {
 #include "simd.h"
 #include "matmul.h"
+#include "panels.h"
 #include "attention.h"
 #include "step.h"
 }  // namespace avx2
@@ -86,6 +88,7 @@ namespace avx2 {
 namespace vnni {
 #include "simd.h"
 #include "matmul.h"
+#include "panels.h"
 #include "attention.h"
 #include "step.h"
 }  // namespace vnni
@@ -127,16 +130,16 @@ API int pumice_level(int wanted) {
     return level.load();
 }
 
-API void pumice_forward(const Model* model, const Batch* batch, float* h, int threads) {
-    chosen().forward(*model, *batch, h, threads);
+API void pumice_forward(const Model* model, const Batch* batch, float* h, int panels, int threads) {
+    chosen().forward(*model, *batch, h, panels, threads);
 }
 
 API void pumice_attend(const Model* model, int layer, const Batch* batch, float* q, float* k, float* v, int64_t stride, int threads) {
     chosen().attend(*model, layer, *batch, q, k, v, stride, threads);
 }
 
-API void pumice_linear(const Matrix* matrix, const float* x, int rows, float* y, int threads) {
-    chosen().linear(*matrix, x, rows, y, threads);
+API void pumice_linear(const Matrix* matrix, const float* x, int rows, float* y, int panels, int threads) {
+    chosen().linear(*matrix, x, rows, y, panels, threads);
 }
 
 // Ask for large pages, which spare a walk through tables every 4 KiB of weights.

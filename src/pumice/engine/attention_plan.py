@@ -20,7 +20,7 @@ from pumice.engine.segments import Segment, Span
 from pumice.types import PumiceError
 
 CHUNK = 512  # keys of a chunk, as in attention.h; cut at fixed places, so that sums don't depend on who else is there
-TILE = 24  # queries that a task takes at once
+TILE, LONG_TILE = 24, 48  # queries that a task takes at once; one of a long span
 SHORT = 16  # spans of up to so many tokens share tasks; a longer one makes its own
 SEGMENT = np.dtype([("places", "<i8"), ("stride", "<i8"), ("kind", "<i4"), ("start", "<i4")])
 
@@ -38,13 +38,13 @@ class Tables:
     """Tables being filled: a row of ``tasks`` and ``chunks`` is a structure of types.h."""
 
     chunks: list[tuple[int, int, int, int]] = field(default_factory=list)
-    tasks: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    tasks: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
     task_rows: list[int] = field(default_factory=list)
     slot_count: int = 0
 
-    def add(self, rows: Sequence[int], first: int, count: int, slots: list[list[int]]) -> None:
+    def add(self, rows: Sequence[int], first: int, count: int, slots: list[list[int]], long: bool) -> None:
         """A task of ``rows`` over chunks first:first + count; every row gets a slot for its part."""
-        self.tasks.append((len(self.task_rows), len(rows), first, count, self.slot_count))
+        self.tasks.append((len(self.task_rows), len(rows), first, count, self.slot_count, int(long)))
         self.task_rows.extend(rows)
         for row in rows:
             slots[row].append(self.slot_count)
@@ -104,7 +104,7 @@ def plan_pass(
     _plan_short([s for s in spans if s.last - s.first <= SHORT], indices, tables, slots, tile)
     for span in spans:
         if span.last - span.first > SHORT:
-            _plan_long(span, indices, tables, slots, tile)
+            _plan_long(span, indices, tables, slots, max(1, LONG_TILE // shared_heads))
     where = np.array([places.of(segment) for segment in indices], dtype=np.int64)
     held = np.empty(len(indices), SEGMENT)
     held["places"], held["stride"], held["kind"], held["start"] = where.T
@@ -136,7 +136,7 @@ def _plan_short(
             for chunk in _cuts(indices[segment], length, own):
                 tables.chunks.append(chunk)
                 for first in range(0, len(rows), tile):
-                    tables.add(rows[first : first + tile], len(tables.chunks) - 1, 1, slots)
+                    tables.add(rows[first : first + tile], len(tables.chunks) - 1, 1, slots, False)
 
 
 def _plan_long(span: Span, indices: dict[Segment, int], tables: Tables, slots: list[list[int]], tile: int) -> None:
@@ -148,4 +148,4 @@ def _plan_long(span: Span, indices: dict[Segment, int], tables: Tables, slots: l
     for first in range(span.first, span.last, tile):
         last = min(first + tile, span.last)
         reach = own.length + last - span.first
-        tables.add(range(first, last), first_chunk, len(before) + -(-reach // CHUNK), slots)
+        tables.add(range(first, last), first_chunk, len(before) + -(-reach // CHUNK), slots, True)
