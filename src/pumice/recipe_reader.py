@@ -9,7 +9,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from pumice import toml
-from pumice.config import KINDS, NAME, SAMPLING, CheckpointConfig, DataConfig, ModelConfig, Module, Recipe, Stage
+from pumice.config import NAME, SAMPLING, CheckpointConfig, DataConfig, ModelConfig, Module, Recipe, Stage
+from pumice.data.render.registry import BOXED, DRAWN, PLAIN
 from pumice.toml import Keys
 from pumice.types import PumiceError
 from pumice.vision.frames import VIDEO_PRESETS, VideoPolicy
@@ -37,8 +38,8 @@ class RecipeReader(toml.Reader):
         if hint == ModelConfig | CheckpointConfig:
             named = isinstance(value, dict) and "checkpoint" in value
             return super().value(CheckpointConfig if named else ModelConfig, value, key)
-        if isinstance(extra, Keys) and extra.names == KINDS:
-            extra = Keys((*KINDS, *self.sources))
+        if isinstance(extra, Keys) and extra.names == DRAWN:
+            extra = Keys((*DRAWN, *self.sources))
         if hint in LAYOUTS and isinstance(value, dict):
             return self.layout(hint, value, key)
         return super().value(hint, value, key, extra)
@@ -89,8 +90,10 @@ class RecipeReader(toml.Reader):
         if not isinstance(data, dict):
             raise self.error(key, f"expected tables such as [data.mine], one a source, found {toml.shown(data)}")
         for name in data:
-            if name in KINDS or not NAME.fullmatch(name):
-                raise self.error((*key, name), "a source's name has letters, digits, - and _; rendered kinds are taken")
+            if name in DRAWN:
+                raise self.error((*key, name), f"the name of a kind that is drawn; call the source my_{name}, say")
+            if not NAME.fullmatch(name):
+                raise self.error((*key, name), "a source's name has letters, digits, - and _ only")
         found: dict[str, DataConfig] = {name: self.value(DataConfig, data[name], (*key, name)) for name in sorted(data)}
         for name, source in found.items():
             if not SAMPLING.fullmatch(source.sampling):
@@ -115,11 +118,12 @@ class RecipeReader(toml.Reader):
             raise self.error((*key, "lr"), "nothing is trained; expected a learning rate above 0")
         if not stage.data:
             raise self.error((*key, "data"), "nothing to train on; expected a weight above 0")
-        drawn = [kind for kind in KINDS if kind in stage.data]
+        drawn = [kind for kind in DRAWN if kind in stage.data]
         if drawn and not stage.steps:
             raise self.error((*key, "steps"), f"missing; {drawn[0]} is rendered without end")
         if drawn and len(drawn) < len(stage.data) and stage.batch == 1:
             raise self.error((*key, "batch"), "1; rendered kinds and sources in one stage need one sample of each")
+        self.drawn(stage, drawn, key)
         if stage.stream and len(drawn) == len(stage.data):
             raise self.error((*key, "stream"), "all of its data are rendered, and have no index; leave stream out")
         if stage.stream and (not stage.steps or stage.heldout):
@@ -132,6 +136,20 @@ class RecipeReader(toml.Reader):
         if stage.tower_lora and stage.tower_lora.quantize:
             raise self.error((*key, "tower_lora", "quantize"), "only the language model's weights go into 4 bits")
         return stage
+
+    def drawn(self, stage: Stage, names: list[str], key: toml.Key) -> None:
+        """Refuse kinds that an objective can't learn from, or a reader can't stand beside."""
+        for name in names:
+            if stage.objective in ("read", "align") and name not in BOXED:
+                has = ", ".join(kind for kind in DRAWN if kind in BOXED)
+                advice = f"of {name} no places of characters or things are known, which {stage.objective} learns from"
+                raise self.error((*key, "data", name), f"{advice}; kinds that have them: {has}")
+            if stage.reader and name not in PLAIN:
+                raise self.error((*key, "data", name), f"a reader stands beside {', '.join(PLAIN)} only")
+        if stage.reader and stage.answers:
+            raise self.error((*key, "answers"), "a stage with a reader asks in its own way; leave one of them out")
+        if stage.answers and not names:
+            raise self.error((*key, "answers"), "nothing in its data is drawn; sources have answers of their own")
 
     def layout(self, kind: type[Policy] | type[VideoPolicy], data: dict[str, Any], key: toml.Key) -> Any:
         """A preset, the keys of a policy, or a preset with some keys changed."""

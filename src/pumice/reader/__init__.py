@@ -1,0 +1,1 @@
+"""Reader-assisted answers: an OCR engine's lines enter the prompt beside the visual tokens."""

@@ -1,0 +1,140 @@
+"""Training for the reader: pages with their text, and an update beside the one that a run begins with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_lowrank import conversation, data, parts, same  # noqa: F401  (fixtures)
+
+import pumice
+from pumice.assistant import Assistant
+from pumice.config import ReaderConfig, load_recipe
+from pumice.model.build import build_processor
+from pumice.model.weights import lm_pairs, read_delta
+from pumice.pocket.parts import READER, WEIGHTS
+from pumice.reader import weights
+from pumice.reader.reader import HEAD
+from pumice.reader.teach import LONG, draw, teach
+from pumice.train.parallel import World
+from pumice.train.run import train
+from pumice.types import Media
+
+MIXTURE = {"receipts": 1.0, "forms": 1.0, "tables": 1.0}
+
+
+def first(sample):
+    """(media, texts) of a sample's first turn."""
+    content = sample.turns[0].content
+    return [one for one in content if isinstance(one, Media)], [one for one in content if isinstance(one, str)]
+
+
+def test_pages_say_their_lines_before_the_question():
+    for index in range(12):
+        rendered = draw(MIXTURE, 0, "train", index)
+        sample = teach(rendered, ReaderConfig(), f"page-{index}")
+        media, (text, question) = first(sample)
+        assert len(media) == 1
+        assert text.startswith(HEAD)
+        assert text.endswith("\n\n")
+        assert question == rendered.questions[0].text
+        said = text.lower()
+        words = [word for _, line in rendered.lines for word in line.lower().split() if len(word) > 3]
+        assert sum(word in said for word in words) > 0.8 * len(words)
+
+
+def test_a_page_is_a_function_of_its_number():
+    one, two = (teach(draw(MIXTURE, 0, "train", 7), ReaderConfig(0.5, 0.5), "x") for _ in range(2))
+    assert [turn.content[-1] for turn in one.turns] == [turn.content[-1] for turn in two.turns]
+    assert draw(MIXTURE, 0, "heldout", 7).lines != draw(MIXTURE, 0, "train", 7).lines
+
+
+def test_shares_of_pages_stand_without_picture_or_without_text():
+    samples = [teach(draw(MIXTURE, 0, "train", index), ReaderConfig(0.4, 0.5), f"x{index}") for index in range(60)]
+    kinds = [(bool(media), len(texts) == 2) for media, texts in map(first, samples)]
+    assert 0.2 < kinds.count((False, True)) / 60 < 0.6
+    assert 0.15 < kinds.count((True, False)) / 60 < 0.5
+    assert kinds.count((False, False)) == 0
+
+
+def test_pages_are_asked_for_what_they_have_not_and_seldom_for_all():
+    pages = [draw(MIXTURE, 0, "train", index) for index in range(60)]
+    tasks = [question.task for page in pages for question in page.questions]
+    assert 0.05 < tasks.count("absent") / len(tasks) < 0.3
+    assert 0 < sum(task in LONG for task in tasks) < 0.1 * len(tasks)
+    assert "receipt_json" in tasks
+
+
+def test_a_run_trains_an_update_beside_the_one_that_it_began_with(parts, data, tmp_path):  # noqa: F811
+    """Its delta is the whole model; what it adds is the new ranks alone, and in 8 bits still nearly all of it."""
+    start = load_recipe(parts, ["start=parts", "stages.first=false"])
+    train(start, tmp_path / "one", World(), data.parent)
+    delta = tmp_path / "one" / "delta.safetensors"
+    begun = pumice.load(str(tmp_path / "one"), dtype="float32")
+    settings = [f'start="{delta}"', "start_folded=true", "stages.first=false", "stages.second.lr.lm=3e-2",
+                "stages.second.lr.connector=0", "stages.second.lora={rank = 3, alpha = 6}"]  # fmt: skip
+    recipe = load_recipe(parts, settings)
+    learner = train(recipe, tmp_path / "two", World(), data.parent)
+    messages = conversation(5)
+    wanted = Assistant(learner.model, build_processor(recipe.model)).logits(messages)
+    assert not same(begun.logits(messages), wanted, 1e-3)  # it has learned something
+    whole = pumice.load(str(tmp_path / "two"), dtype="float32")
+    assert same(whole.logits(messages), wanted, 2e-2)
+    pairs = weights.new_pairs(tmp_path / "two" / "delta.safetensors", delta)
+    assert {a.shape[0] for a, _ in pairs.values()} == {3}
+    weights.save(pairs, tmp_path / "reader.safetensors", {})
+    weights.add(begun.model, tmp_path / "reader.safetensors")
+    assert same(begun.logits(messages), wanted, 2e-2)
+
+
+def test_a_stopped_run_over_a_folded_start_goes_on_bit_for_bit(parts, data, tmp_path, monkeypatch):  # noqa: F811
+    from test_lowrank import stop_after
+
+    train(load_recipe(parts, ["start=parts", "stages.first=false"]), tmp_path / "one", World(), data.parent)
+    settings = [f'start="{tmp_path / "one" / "delta.safetensors"}"', "start_folded=true", "stages.first=false",
+                "stages.second.log_every=1"]  # fmt: skip
+    recipe = load_recipe(parts, settings)
+    whole = train(recipe, tmp_path / "whole", World(), data.parent)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        train(recipe, tmp_path / "part", World(), data.parent)
+    again = train(recipe, tmp_path / "part", World(), data.parent)
+    for (name, a), b in zip(whole.model.state_dict().items(), again.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_new_pairs_of_another_start_are_refused(parts, data, tmp_path):  # noqa: F811
+    from pumice.types import PumiceError
+
+    train(load_recipe(parts, ["start=parts", "stages.first=false"]), tmp_path / "one", World(), data.parent)
+    delta = tmp_path / "one" / "delta.safetensors"
+    with pytest.raises(PumiceError, match="isn't that of a run with start_folded from"):
+        weights.new_pairs(delta, delta)
+
+
+def test_the_recipe_of_the_shipped_mode_trains_nothing_but_the_update():
+    recipe = load_recipe(READER.with_suffix(".toml"))
+    assert recipe.start == "pocket"
+    assert recipe.start_folded
+    assert [set(stage.lr) for stage in recipe.stages] == [{"lm"}] * len(recipe.stages)
+    assert all(stage.lora and stage.reader for stage in recipe.stages)
+
+
+@pytest.mark.skipif(not READER.is_file(), reason="no weights of the mode in this checkout")
+def test_the_shipped_weights_fit_the_model_and_the_limit():
+    found, shipped = weights.load(READER), lm_pairs(read_delta(WEIGHTS)[0])
+    assert {name.removeprefix("lm.").rpartition(".")[0] for name in found} == set(shipped)
+    assert all(found[f"lm.{path}.a"].shape[1] == a.shape[1] for path, (a, _) in shipped.items())
+    assert READER.stat().st_size + WEIGHTS.stat().st_size < 60 * 2**20
+
+
+def test_the_share_without_picture_is_a_share(tmp_path):
+    from pumice.types import PumiceError
+
+    path = tmp_path / "r.toml"
+    path.write_text(f'base = "{Path(READER).with_suffix(".toml")}"\n[stages.reader.reader]\nblind = 1.5\n')
+    with pytest.raises(PumiceError, match="blind"):
+        load_recipe(path)
+    assert replace(ReaderConfig(), blind=1.0).bare == 0.0
