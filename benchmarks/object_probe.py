@@ -46,41 +46,57 @@ def features(tower: Tower, tiles: Tensor) -> Tensor:
     return torch.cat([found.mean(1), found.amax(1)], -1)
 
 
-def probe(tower: Tower, tiles: Tensor, classes: Tensor, trains: Tensor, label: str) -> None:
-    """Print the share of held-out drawings that each block's probe names."""
+def shares(tower: Tower, tiles: Tensor, classes: Tensor, trains: Tensor) -> list[float]:
+    """The share of held-out drawings that each block's probe names."""
     every, wanted = features(tower, tiles), torch.nn.functional.one_hot(classes).float()
-    shares = []
+    found = []
     for number in range(len(BLOCKS)):
         x = every[:, number]
         x = (x - x[trains].mean(0)) / (x[trains].std(0) + 1e-5)
         known = x[trains]
         weights = torch.linalg.solve(known @ known.T + RIDGE * torch.eye(len(known)), wanted[trains])
         named = (x[~trains] @ known.T @ weights).argmax(-1)
-        shares.append(float((named == classes[~trains]).float().mean()))
-    print(f"{label}: " + ", ".join(f"block {b} {share:.0%}" for b, share in zip(BLOCKS, shares, strict=True)))
+        found.append(float((named == classes[~trains]).float().mean()))
+    return found
+
+
+def drawings() -> tuple[Tensor, Tensor, Tensor]:
+    """Drawings (N, 3, 224, 224), their classes (N,), and which of them (N,) are to train on."""
+    names = library().shown
+    rows = [
+        (split, name, a) for split, n in LIMITS.items() for name in names for a in library().assets[split][name][:n]
+    ]
+    classes = torch.tensor([names.index(name) for _, name, _ in rows])
+    trains = torch.tensor([split == "train" for split, _, _ in rows])
+    return torch.stack([draw(asset) for _, _, asset in rows]), classes, trains
+
+
+def wide_tower() -> Tower:
+    """DINOv2 with all BLOCKS side by side."""
+    return load_tower(load_recipe(RECIPE, [f"model.tower.layers={list(BLOCKS)}"]).model.tower)
+
+
+def show(label: str, found: list[float]) -> None:
+    """A line of shares."""
+    print(f"{label}: " + ", ".join(f"block {b} {share:.0%}" for b, share in zip(BLOCKS, found, strict=True)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("deltas", nargs="*", type=Path, default=[WEIGHTS])
     options = parser.parse_args()
-    names = library().shown
-    rows = [
-        (split, name, a) for split, n in LIMITS.items() for name in names for a in library().assets[split][name][:n]
-    ]
-    tiles = torch.stack([draw(asset) for _, _, asset in rows])
-    classes = torch.tensor([names.index(name) for _, name, _ in rows])
-    trains = torch.tensor([split == "train" for split, _, _ in rows])
-    print(f"{len(names)} classes, {int(trains.sum())} drawings to train on, {int((~trains).sum())} held out")
-    wide = load_recipe(RECIPE, [f"model.tower.layers={list(BLOCKS)}"]).model
-    probe(load_tower(wide.tower), tiles, classes, trains, "DINOv2")
+    tiles, classes, trains = drawings()
+    print(
+        f"{int(classes.max()) + 1} classes, {int(trains.sum())} drawings to train on, {int((~trains).sum())} held out"
+    )
+    show("DINOv2", shares(wide_tower(), tiles, classes, trains))
     for path in options.deltas:
         model = build_model(load_recipe(RECIPE).model)
         tensors, _ = read_delta(path)
         apply_tensors(model, {name: value for name, value in tensors.items() if name.startswith("tower.")})
-        tower = load_tower(wide.tower)
+        tower = wide_tower()
         tower.load_state_dict(model.tower.state_dict())
-        probe(tower, tiles, classes, trains, str(path))
+        show(str(path), shares(tower, tiles, classes, trains))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from pumice.assistant import Answer, Assistant
-from pumice.eval import cost, embedded, report
-from pumice.eval.report_html import to_html
-from pumice.eval.suite import suite
+from pumice.eval import cost
+from pumice.eval.report import summary
+from pumice.eval.report.page import to_html
+from pumice.eval.suite import embedded
+from pumice.eval.suite.items import suite
 from pumice.formats.published import CLIP_L_336
 from pumice.plan.find import find_model
 from pumice.types import PumiceError
@@ -150,7 +152,7 @@ print(before, cost._peak())
 def test_costs_are_in_every_report(monkeypatch, tmp_path, capsys):
     import pumice
 
-    monkeypatch.setattr(pumice, "load", lambda name: Clockwork(), raising=False)
+    monkeypatch.setattr(pumice, "load", lambda name, reader: Clockwork(), raising=False)
     embedded.main("m", ["cell"], 2, tmp_path / "a.json", tmp_path / "a.html")
     assert "cost: " not in capsys.readouterr().out
     body = json.loads((tmp_path / "a.json").read_text())
@@ -165,7 +167,7 @@ def test_costs_are_in_every_report(monkeypatch, tmp_path, capsys):
 
 
 def test_a_pipeline_says_what_it_is(monkeypatch, capsys):
-    from pumice.eval import ocr
+    from pumice.eval.suite import ocr
 
     made = ocr._made_of()
     assert set(made) >= {"description", "rapidocr", "onnxruntime"}
@@ -176,6 +178,6 @@ def test_a_pipeline_says_what_it_is(monkeypatch, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "RapidOCR's bundled PP-OCR models" in printed
     assert "weights unknown" not in printed
-    about = report.provenance("ocr", found, clock)
+    about = summary.provenance("ocr", found, clock)
     assert about["pipeline"] == made
     assert made["rapidocr"] in to_html(found, about)

@@ -13,12 +13,17 @@ from types import SimpleNamespace
 import pytest
 
 import pumice
+from pumice import cli
+from pumice.assistant import Assistant
 from pumice.data.render import assets
-from pumice.eval import metrics, report, suite_media
-from pumice.eval.embedded import evaluate, main
-from pumice.eval.journal import Journal
-from pumice.eval.remembered import Remembered
-from pumice.eval.suite import GROUPS, TASKS, check_tasks, suite
+from pumice.engine.kernels import load_kernels
+from pumice.eval.metrics import stats, strings
+from pumice.eval.report import summary
+from pumice.eval.suite import posing
+from pumice.eval.suite.embedded import evaluate, main, open_asked
+from pumice.eval.suite.items import GROUPS, TASKS, check_tasks, suite
+from pumice.eval.suite.remembered import Remembered
+from pumice.journal import FolderJournal
 from pumice.types import PumiceError
 
 DRAWN = ("shop", "date", "amount", "code", "cell", "chart_extreme", "chart_compare", "chart_value", "read")
@@ -44,7 +49,7 @@ needs_objects = pytest.mark.skipif(bool(ABSENT), reason=ABSENT)
     ],
 )
 def test_exact_match(prediction, truth, equal):
-    assert metrics.exact_match(prediction, truth) is equal
+    assert strings.exact_match(prediction, truth) is equal
 
 
 @pytest.mark.parametrize(
@@ -70,31 +75,31 @@ def test_exact_match(prediction, truth, equal):
     ],
 )
 def test_relaxed_match(prediction, truth, right):
-    assert metrics.relaxed_match(prediction, truth) is right
+    assert strings.relaxed_match(prediction, truth) is right
 
 
 def test_levenshtein():
     golden = {("kitten", "sitting"): 3, ("saturday", "sunday"): 3, ("", "abc"): 3, ("abc", ""): 3, ("ab", "ba"): 2}
     for (a, b), distance in golden.items():
-        assert metrics.levenshtein(a, b) == distance
-        assert metrics.levenshtein(b, a) == distance
+        assert strings.levenshtein(a, b) == distance
+        assert strings.levenshtein(b, a) == distance
     rng = random.Random(0)
     for _ in range(50):
         a, b, c = ("".join(rng.choices("ab ", k=rng.randint(0, 8))) for _ in range(3))
-        assert metrics.levenshtein(a, c) <= metrics.levenshtein(a, b) + metrics.levenshtein(b, c)
+        assert strings.levenshtein(a, c) <= strings.levenshtein(a, b) + strings.levenshtein(b, c)
 
 
 def test_error_rates():
-    assert metrics.character_error_rate(" Total 12.50\n", "Total 12.50") == 0
-    assert metrics.character_error_rate("total 12.5", "Total 12.50") == pytest.approx(2 / 11)
-    assert metrics.character_error_rate("abcabc", "abc") == 1
-    assert metrics.character_error_rate("", "abc") == 1
-    assert [metrics.character_error_rate(text, "") for text in ("", "x")] == [0, 1]
-    assert metrics.line_error_rates("ab\ncx\nmore", "ab\ncd") == [0, 0.5]
-    assert metrics.line_error_rates("ab", "ab\ncd") == [0, 1]
-    assert metrics.pooled_error_rate([("ab", "ab"), ("", "abcdef")]) == 6 / 8
+    assert strings.character_error_rate(" Total 12.50\n", "Total 12.50") == 0
+    assert strings.character_error_rate("total 12.5", "Total 12.50") == pytest.approx(2 / 11)
+    assert strings.character_error_rate("abcabc", "abc") == 1
+    assert strings.character_error_rate("", "abc") == 1
+    assert [strings.character_error_rate(text, "") for text in ("", "x")] == [0, 1]
+    assert strings.line_error_rates("ab\ncx\nmore", "ab\ncd") == [0, 0.5]
+    assert strings.line_error_rates("ab", "ab\ncd") == [0, 1]
+    assert strings.pooled_error_rate([("ab", "ab"), ("", "abcdef")]) == 6 / 8
     with pytest.raises(ValueError, match="no reference"):
-        metrics.pooled_error_rate([("a", " ")])
+        strings.pooled_error_rate([("a", " ")])
 
 
 @pytest.mark.parametrize(
@@ -109,13 +114,13 @@ def test_error_rates():
     ],
 )
 def test_wilson(right, total, low, high):
-    assert metrics.wilson(right, total) == pytest.approx((low, high), abs=5e-5)
+    assert stats.wilson(right, total) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_wilson_refuses_what_is_no_proportion():
     for right, total in ((0, 0), (3, 2), (-1, 2)):
         with pytest.raises(ValueError, match="expected at least one trial"):
-            metrics.wilson(right, total)
+            stats.wilson(right, total)
 
 
 @dataclass
@@ -160,15 +165,15 @@ def test_a_run_that_was_stopped_asks_only_what_is_left(tmp_path):
         return text[:7]
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(Remembered(Answerer(answer), Journal(tmp_path), "a"), tasks, 8)
-    kept = len(Journal(tmp_path))
+        evaluate(Remembered(Answerer(answer), FolderJournal(tmp_path), "a"), tasks, 8)
+    kept = len(FolderJournal(tmp_path))
     assert 0 < kept < 21
     again = Answerer(lambda picture, text: text[:7])
-    resumed = Remembered(again, Journal(tmp_path), "a")
+    resumed = Remembered(again, FolderJournal(tmp_path), "a")
     report, whole = evaluate(resumed, tasks, 8), evaluate(Answerer(lambda picture, text: text[:7]), tasks, 8)
     assert report.results == whole.results
     assert resumed.replayed == kept
-    other = Remembered(again, Journal(tmp_path), "another model")
+    other = Remembered(again, FolderJournal(tmp_path), "another model")
     evaluate(other, tasks, 8)
     assert other.replayed == 0
 
@@ -196,7 +201,7 @@ def test_an_oracle_is_always_right_and_blind_without_the_picture():
             assert row.blind > 0.5
             assert row.also == {"exact": 1, "CER by line": 0}
         else:
-            assert row.interval == metrics.wilson(12, 12)
+            assert row.interval == stats.wilson(12, 12)
             assert row.blind < 0.5
     assert result["chart_value"].metric == "relaxed"
     assert {row.name for row in result.groups} == {"codes", "cells", "charts"}
@@ -214,7 +219,7 @@ def test_a_constant_scores_what_the_table_says_a_constant_does():
     assert row.interval[0] < 0.5 < row.interval[1]
     for task in ("counting", "colour", "chart_value"):
         truths = [item.truth for item in suite((task,), 30).items]
-        best = max(set(truths), key=lambda truth: sum(metrics.relaxed_match(truth, other) for other in truths))
+        best = max(set(truths), key=lambda truth: sum(strings.relaxed_match(truth, other) for other in truths))
         answer = best if task == "chart_value" else Counter(truths).most_common(1)[0][0]
         row = evaluate(constant(answer), (task,), 30)[task]
         assert row.score == pytest.approx(row.constant)
@@ -248,7 +253,7 @@ def test_items_do_not_depend_on_other_tasks_and_smaller_suites_come_first():
 
 @needs_objects
 def test_every_task_has_its_items_one_a_picture():
-    drawn = tuple(task for task in TASKS if task not in suite_media.KINDS)
+    drawn = tuple(task for task in TASKS if task not in posing.KINDS)
     asked = suite(drawn, 5)
     assert Counter(item.task for item in asked.items) == dict.fromkeys(drawn, 5)
     assert max(Counter((item.task, item.picture) for item in asked.items).values()) == 1
@@ -296,7 +301,7 @@ def test_main_prints_and_writes_all(monkeypatch, tmp_path, capsys):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "a.safetensors").write_bytes(b"weights")
     loaded = []
-    monkeypatch.setattr(pumice, "load", lambda model: loaded.append(model) or constant("<b>12"), raising=False)
+    monkeypatch.setattr(pumice, "load", lambda model, reader: loaded.append(model) or constant("<b>12"), raising=False)
     monkeypatch.setattr(sys, "argv", ["/usr/bin/pumice", "eval", "[red]", "--n", "3"])
     files = [tmp_path / name for name in ("out.json", "out.html")]
     result = main(str(tmp_path / "model"), ["cells", "chart_value"], 3, *files)
@@ -309,7 +314,7 @@ def test_main_prints_and_writes_all(monkeypatch, tmp_path, capsys):
     assert [row["name"] for row in body["rows"]] == ["cell", "chart_value"]
     assert len(body["items"]) == 6
     assert body["items"][0]["item"]["truth"] == result.results[0].item.truth
-    assert body["about"]["weights_sha256"] == report.weights_sha256(str(tmp_path / "model"))
+    assert body["about"]["weights_sha256"] == summary.weights_sha256(str(tmp_path / "model"))
     assert body["about"]["items_sha256"] == result.suite.sha256
     assert {"pumice", "torch", "transformers"} <= set(body["about"]["versions"])
     assert body["about"]["threads"] >= 1
@@ -325,6 +330,37 @@ def test_main_prints_and_writes_all(monkeypatch, tmp_path, capsys):
 
 def test_weights_of_a_whole_language_model_are_one_folder_down(tmp_path):
     (tmp_path / "model").mkdir()
-    assert report.weights_sha256(str(tmp_path)) is None
+    assert summary.weights_sha256(str(tmp_path)) is None
     (tmp_path / "model" / "a.safetensors").write_bytes(b"weights")
-    assert report.weights_sha256(str(tmp_path)) == report.weights_sha256(str(tmp_path / "model"))
+    assert summary.weights_sha256(str(tmp_path)) == summary.weights_sha256(str(tmp_path / "model"))
+
+
+@pytest.mark.skipif(load_kernels() is None, reason="the compiled kernels weren't built")
+def test_weights_are_those_that_the_language_model_decodes_with(model, processor, monkeypatch):
+    assistant = Assistant(model, processor)
+    first = assistant.engine
+    assert assistant.engine is first
+    monkeypatch.setattr("pumice.load", lambda name, reader: assistant)
+    assert open_asked("any", weights="int8") is assistant
+    assert assistant.engine is not first
+    assert [engine.decoder.weights for engine in (first, assistant.engine)] == ["fp32", "int8"]
+    assert assistant.ask([], "What?", 3).tokens
+
+
+def test_a_pipeline_has_neither_weights_nor_a_reader():
+    for option in ({"weights": "int8"}, {"reader": True}):
+        with pytest.raises(PumiceError, match=f"--{next(iter(option))} is about a model; ocr is a pipeline"):
+            open_asked("ocr", **option)
+
+
+def test_eval_hands_weights_over(monkeypatch):
+    calls = []
+
+    def main(*_, **chosen):
+        calls.append(chosen)
+        return SimpleNamespace(failed=[])
+
+    monkeypatch.setattr("pumice.eval.suite.embedded.main", main)
+    assert cli.main(["eval", "pocket", "--weights", "int4", "--cost", "--no-blind"]) == 0
+    assert calls == [{"cost": True, "weights": "int4", "blind": False}]
+    assert cli.main(["eval", "pocket", "--weights", "int3"]) == 2

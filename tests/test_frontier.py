@@ -14,12 +14,13 @@ from test_eval import constant, oracle
 
 import pumice
 from pumice import cli
-from pumice.eval import baseline, embedded, frontier, frontier_page
 from pumice.eval.cost import Cost
-from pumice.eval.embedded import GROUPS, evaluate
-from pumice.eval.frontier import best, read_points
-from pumice.eval.stats import compare
-from pumice.eval.suite import suite
+from pumice.eval.metrics.stats import compare
+from pumice.eval.report import baseline, frontier, frontier_page
+from pumice.eval.report.frontier import best, read_points
+from pumice.eval.suite import embedded
+from pumice.eval.suite.embedded import GROUPS, evaluate
+from pumice.eval.suite.items import suite
 from pumice.types import PumiceError
 
 TASKS = ("amount", "chart_compare", "chart_extreme", "chart_value", "read")
@@ -45,7 +46,7 @@ class Half:
 def two(monkeypatch, tmp_path):
     """An earlier run's file, of one that knows the even items, and a new one that knows the odd ones."""
     asked = suite(TASKS, 6)
-    monkeypatch.setattr(pumice, "load", lambda name: Half(asked, int(name)), raising=False)
+    monkeypatch.setattr(pumice, "load", lambda name, reader: Half(asked, int(name)), raising=False)
     embedded.main("0", list(TASKS), 6, tmp_path / "before.json")
     return tmp_path / "before.json"
 
@@ -90,7 +91,7 @@ def test_items_that_changed_are_shown(two, tmp_path):
 
 
 def test_a_baseline_of_other_items_is_refused(two, tmp_path, monkeypatch):
-    monkeypatch.setattr(pumice, "load", lambda name: pytest.fail("the model was loaded"), raising=False)
+    monkeypatch.setattr(pumice, "load", lambda name, reader: pytest.fail("the model was loaded"), raising=False)
     other = suite(TASKS, 5).sha256
     with pytest.raises(PumiceError) as error:
         embedded.main("1", list(TASKS), 5, baseline=two)
@@ -250,7 +251,8 @@ def test_times_of_different_machines_are_named(four, tmp_path):
         ("--frontier a.json b.json --cost", "--cost"),
         ("--frontier a.json b.json --html gone/x.html", "can't be written"),
         ("m --suite docvqa --baseline a.json", "--baseline"),
-        ("m --suite docvqa --cost", "--cost"),
+        ("m --suite docvqa --weights int8", "--weights"),
+        ("m --suite smoke --cost", "--suite smoke"),
     ],
 )
 @pytest.mark.usefixtures("four")
@@ -264,7 +266,9 @@ def test_mistakes_on_the_command_line(words, message, tmp_path, monkeypatch, cap
 
 def test_two_runs_from_the_command_line_to_a_frontier(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pumice, "load", lambda name: Clockwork() if name == "slow" else constant("12"), raising=False)
+    monkeypatch.setattr(
+        pumice, "load", lambda name, reader: Clockwork() if name == "slow" else constant("12"), raising=False
+    )
     for name in ("slow", "quick"):
         assert cli.main(["eval", name, "--tasks", "charts", "-n", "2", "--json", f"{name}.json", "--cost"]) == 0
     assert cli.main(["eval", "--frontier", "slow.json", "quick.json", "--html", "f.html"]) == 0

@@ -19,7 +19,7 @@ from conftest import picture
 
 from pumice import cli
 from pumice.assistant import Assistant
-from pumice.eval import public, user_tasks
+from pumice.eval.public import outcomes, runner, user_tasks
 from pumice.formats.own import save_own
 from pumice.types import PumiceError
 
@@ -113,14 +113,14 @@ def kept(out: Path) -> int:
     return sum(len(path.read_text().splitlines()) for path in (out / "journal").glob("*.jsonl"))
 
 
-def status(outcomes: list[public.Outcome]) -> dict[str, str]:
+def status(outcomes: list[outcomes.Outcome]) -> dict[str, str]:
     return {outcome.benchmark: outcome.status for outcome in outcomes}
 
 
 @pytest.mark.skipif(HERE, reason="lmms-eval is installed")
 def test_without_lmms_eval_the_error_says_how_to_install_it(capsys):
     with pytest.raises(PumiceError, match=r"pip install 'pumice\[eval\]'.*pip install --no-deps lmms-eval==0\.7\.3"):
-        public.check_installed()
+        runner.check_installed()
     assert cli.main(["eval", "pocket", "--suite", "llava15"]) == 2
     shown = capsys.readouterr().err.strip()
     assert len(shown.splitlines()) == 1
@@ -145,7 +145,7 @@ def test_lmms_eval_finds_the_model_by_its_entry_point():
 
 
 def test_the_entry_points_module_is_light():
-    code = "import sys, pumice.eval.plugin; print({'torch', 'transformers', 'lmms_eval'} & set(sys.modules))"
+    code = "import sys, pumice.eval.public.plugin; print({'torch', 'transformers', 'lmms_eval'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 
@@ -153,7 +153,7 @@ def test_the_entry_points_module_is_light():
 def test_a_local_task_runs_and_batches_agree(folder, tasks, tmp_path):
     one, four = tmp_path / "one", tmp_path / "four"
     for out, batch in ((one, 1), (four, 4)):
-        (outcome,) = public.run(str(folder), ["local"], public.Options(out, batch, include=tasks))
+        (outcome,) = runner.run(str(folder), ["local"], runner.Options(out, batch, include=tasks))
         assert (outcome.status, outcome.n, outcome.counts["asked"]) == ("done", N, N)
         assert 0 < outcome.scores["odd"] < 1
     assert answers(one, "local") == answers(four, "local")
@@ -168,16 +168,16 @@ def test_a_local_task_runs_and_batches_agree(folder, tasks, tmp_path):
 
 @needs_lmms
 def test_a_second_run_asks_only_what_changed(folder, tasks, tmp_path):
-    options = public.Options(tmp_path / "out", 4, include=tasks)
-    public.run(str(folder), ["local"], public.Options(options.out, 4, 5, include=tasks))
+    options = runner.Options(tmp_path / "out", 4, include=tasks)
+    runner.run(str(folder), ["local"], runner.Options(options.out, 4, 5, include=tasks))
     assert kept(options.out) == 5
-    (whole,) = public.run(str(folder), ["local"], options)
+    (whole,) = runner.run(str(folder), ["local"], options)
     assert (whole.counts["replayed"], whole.counts["asked"]) == (5, N - 5)
     picture(999, (27, 85)).save(tasks / "1-0.png")
-    (changed,) = public.run(str(folder), ["local"], options)
+    (changed,) = runner.run(str(folder), ["local"], options)
     assert (changed.counts["replayed"], changed.counts["asked"]) == (N - 1, 1)
     fresh = tmp_path / "fresh"
-    public.run(str(folder), ["local"], public.Options(fresh, 1, include=tasks))
+    runner.run(str(folder), ["local"], runner.Options(fresh, 1, include=tasks))
     assert answers(options.out, "local") == answers(fresh, "local")
 
 
@@ -185,7 +185,7 @@ def test_a_second_run_asks_only_what_changed(folder, tasks, tmp_path):
 def test_failures_lose_nothing_and_show_in_the_exit_status(folder, tasks, tmp_path, capsys):
     out = tmp_path / "out"
     names = ["hollow", "absent", "mmmu_multi", "mmvet", "local"]
-    outcomes = public.run(str(folder), names, public.Options(out, 4, include=tasks))
+    outcomes = runner.run(str(folder), names, runner.Options(out, 4, include=tasks))
     assert status(outcomes) == {
         "hollow": "failed", "absent": "unreachable", "mmmu_multi": "missing", "mmvet": "judge", "local": "done",
     }  # fmt: skip
@@ -201,7 +201,7 @@ def test_failures_lose_nothing_and_show_in_the_exit_status(folder, tasks, tmp_pa
 @needs_lmms
 @pytest.mark.slow
 def test_a_tasks_own_error_is_shown_as_it_is(folder, tasks, tmp_path):
-    (outcome,) = public.run(str(folder), ["bad"], public.Options(tmp_path / "out", 4, 2, include=tasks))
+    (outcome,) = runner.run(str(folder), ["bad"], runner.Options(tmp_path / "out", 4, 2, include=tasks))
     assert (outcome.status, outcome.note) == ("failed", "ValueError: no such field")
     assert kept(tmp_path / "out") == 2
 
@@ -209,7 +209,7 @@ def test_a_tasks_own_error_is_shown_as_it_is(folder, tasks, tmp_path):
 @needs_lmms
 def test_pictures_that_cannot_be_read_are_counted(folder, tasks, tmp_path):
     (tasks / "4-0.png").write_bytes(b"not a picture")
-    (outcome,) = public.run(str(folder), ["local"], public.Options(tmp_path / "out", 4, include=tasks))
+    (outcome,) = runner.run(str(folder), ["local"], runner.Options(tmp_path / "out", 4, include=tasks))
     assert (outcome.status, outcome.counts["failed"], outcome.counts["asked"]) == ("failed", 1, N - 1)
     assert (outcome.counts["empty"], outcome.n) == (1, N)
     assert "1 of 12 questions failed" in outcome.note
@@ -217,7 +217,7 @@ def test_pictures_that_cannot_be_read_are_counted(folder, tasks, tmp_path):
 
 @needs_lmms
 def test_data_that_cannot_be_reached_are_named(folder, tmp_path):
-    (outcome,) = public.run(str(folder), ["docvqa"], public.Options(tmp_path / "out"))
+    (outcome,) = runner.run(str(folder), ["docvqa"], runner.Options(tmp_path / "out"))
     assert outcome.status == "unreachable"
     assert "hf download lmms-lab-encoder/DocVQA --repo-type dataset" in outcome.note
 
@@ -226,7 +226,7 @@ def test_data_that_cannot_be_reached_are_named(folder, tmp_path):
 @pytest.mark.slow
 def test_two_processes_share_the_work(folder, tasks, tmp_path):
     alone, out = tmp_path / "alone", tmp_path / "two"
-    public.run(str(folder), ["local"], public.Options(alone, 2, 11, include=tasks))
+    runner.run(str(folder), ["local"], runner.Options(alone, 2, 11, include=tasks))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
     command += ["pumice.cli", "eval", str(folder), "--suite", "local", "--include", str(tasks), "--out", str(out)]
     ran = subprocess.run([*command, "-n", "11"], env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240, check=False)
@@ -240,7 +240,7 @@ def test_two_processes_share_the_work(folder, tasks, tmp_path):
 
 @needs_lmms
 def test_rounds_go_on_until_the_task_ends_them(folder, tmp_path):
-    from pumice.eval.lmms import PumiceModel
+    from pumice.eval.public.lmms import PumiceModel
 
     lm = PumiceModel(str(folder), 2, str(tmp_path / "journal"), device="cpu")
     lm.task_dict = {"rounds": {"test": [{"rounds": 1}, {"rounds": 3}, {"rounds": 2}]}}
@@ -315,23 +315,23 @@ def user_files(folder: Path) -> Path:
 def test_user_files_are_tasks_and_a_local_server_can_judge(folder, tmp_path, api, monkeypatch):
     data = user_files(tmp_path / "user")
     names = ["cord_instruct", "parsing_bench"]
-    unjudged = public.run(str(folder), names, public.Options(tmp_path / "out", data=data))
+    unjudged = runner.run(str(folder), names, runner.Options(tmp_path / "out", data=data))
     assert status(unjudged) == {"cord_instruct": "done", "parsing_bench": "judge"}
     assert unjudged[0].scores == {"ted_accuracy": 0.0, "field_f1": 0.0, "unparsed": 1.0}
     monkeypatch.setenv("OPENAI_API_KEY", "x")
     monkeypatch.setenv("OPENAI_API_URL", api)
-    (judged,) = public.run(str(folder), names[1:], public.Options(tmp_path / "out", data=data))
+    (judged,) = runner.run(str(folder), names[1:], runner.Options(tmp_path / "out", data=data))
     assert (judged.status, judged.scores) == ("done", {"relative_score": 75.0, "judge_failed": 0.25})
 
 
 @needs_lmms
 def test_a_server_is_asked_over_http(tasks, tmp_path, api):
     pytest.importorskip("openai")
-    (outcome,) = public.run(api, ["local"], public.Options(tmp_path / "out", 4, include=tasks))
+    (outcome,) = runner.run(api, ["local"], runner.Options(tmp_path / "out", 4, include=tasks))
     assert (outcome.status, outcome.n, outcome.counts["failed"]) == ("done", N, 0)
     assert set(answers(tmp_path / "out", "local").values()) == {"8 6\nThe first is better."}
     with pytest.raises(PumiceError, match="doesn't answer"):
-        public.run("http://127.0.0.1:9/v1", ["local"], public.Options(tmp_path / "out", 4, include=tasks))
+        runner.run("http://127.0.0.1:9/v1", ["local"], runner.Options(tmp_path / "out", 4, include=tasks))
 
 
 def test_receipts_are_scored_as_json():
@@ -381,15 +381,16 @@ def test_a_wrong_record_is_named(tmp_path, line, message):
 
 def test_numbers_are_those_of_the_task_or_of_its_parts():
     single = {"results": {"t": {"alias": "t", "em,none": 0.5, "em_stderr,none": 0.1, "submission,none": None}}}
-    assert public._scores(single, "t", ()) == {"em": 0.5}
-    assert public._scores(single, "t", ("anls",)) == {}
+    assert outcomes.scores_of(single, "t", ()) == {"em": 0.5}
+    assert outcomes.scores_of(single, "t", ("anls",)) == {}
     group = {"results": {"g": {"alias": "g"}, "a": {"em,none": 0.25}, "b": {"em,none": 0.75}}}
-    assert public._scores(group, "g", ("em",)) == {"a/em": 0.25, "b/em": 0.75}
-    assert public._scores({"results": {"g": {"em,none": 0.5}, "a": {"em,none": 0.25}}}, "g", ()) == {"em": 0.5}
+    assert outcomes.scores_of(group, "g", ("em",)) == {"a/em": 0.25, "b/em": 0.75}
+    assert outcomes.scores_of({"results": {"g": {"em,none": 0.5}, "a": {"em,none": 0.25}}}, "g", ()) == {"em": 0.5}
 
 
 def test_answers_that_cannot_be_read_are_counted():
-    rows = [{"filtered_resps": [text]} for text in ("B", "(C) because", "", "a dog", f"{public.DEAD} after 5]")]
-    letters = public._read(rows, "letter")
+    rows = [{"filtered_resps": [text]} for text in ("B", "(C) because", "", "a dog", f"{outcomes.DEAD} after 5]")]
+    letters = outcomes.count_answers(rows, "letter")
     assert (letters["unparsed"], letters["empty"], letters["failed"]) == (2, 1, 1)
-    assert public._read([{"filtered_resps": ["Yes."]}, {"filtered_resps": ["Perhaps"]}], "yes-no")["unparsed"] == 1
+    answers = [{"filtered_resps": ["Yes."]}, {"filtered_resps": ["Perhaps"]}]
+    assert outcomes.count_answers(answers, "yes-no")["unparsed"] == 1

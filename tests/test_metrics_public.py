@@ -7,9 +7,9 @@ from functools import cache
 
 import pytest
 
-from pumice.eval import trees, vqa, yesno
-from pumice.eval.metrics import levenshtein
-from pumice.eval.yesno import MmeRow
+from pumice.eval.metrics import trees, vqa, yesno
+from pumice.eval.metrics.strings import levenshtein
+from pumice.eval.metrics.yesno import MmeRow
 from pumice.types import PumiceError
 
 

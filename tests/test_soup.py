@@ -26,7 +26,7 @@ import pumice
 from pumice import cli
 from pumice.config import load_recipe
 from pumice.eval import soups
-from pumice.eval.embedded import evaluate
+from pumice.eval.suite.embedded import evaluate
 from pumice.formats.alike import check_alike, check_related
 from pumice.formats.members import open_member
 from pumice.formats.own import save_own

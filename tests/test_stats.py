@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 import pytest
 
-from pumice.eval import stats
+from pumice.eval.metrics import stats
 from pumice.types import PumiceError
 
 

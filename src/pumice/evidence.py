@@ -65,6 +65,7 @@ def evidence(assistant: Assistant, asked: Sample | Sequence[dict[str, Any]], ans
     sample = answered(asked if isinstance(asked, Sample) else to_sample(asked), answer)
     if not sample.media:
         return []
+    sample = assistant.prepared(sample)
     processor = replace(assistant.processor, cut=False)
     return regions(assistant.model, encode(sample, processor), answer_tokens(sample, processor))
 

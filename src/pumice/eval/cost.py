@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pumice.eval.suite import suite
+from pumice.eval.suite.items import suite
 from pumice.plan.costs import costs, prefill_flops
 from pumice.plan.find import find_model
 from pumice.plan.report import binary, scaled
@@ -30,7 +30,7 @@ from pumice.types import PumiceError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from pumice.eval.embedded import Answers, Reply
+    from pumice.eval.suite.asking import Answers, Reply
     from pumice.formats.sizes import Model
 
 TASKS = ("amount", "cell", "chart_extreme", "read")

@@ -23,9 +23,10 @@ from rich.table import Table
 from rich.text import Text
 
 import pumice
-from pumice.eval.embedded import Report, evaluate
-from pumice.eval.report import progress_bar
-from pumice.eval.suite import check_tasks
+from pumice.eval.report.summary import progress_bar
+from pumice.eval.suite.embedded import evaluate
+from pumice.eval.suite.items import check_tasks
+from pumice.eval.suite.scoring import Report
 from pumice.formats.members import KINDS, Member, Module
 from pumice.formats.soup import write_mean
 from pumice.types import PumiceError
