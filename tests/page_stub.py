@@ -5,6 +5,8 @@ Counts are real: files are opened and laid out by the package's own code. What i
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import sys
 import threading
@@ -14,12 +16,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import Any
 
-from pumice.serve.gate import HEADERS
+from pumice.serve.admission import HEADERS
 from pumice.types import Media, PumiceError
 from pumice.vision.frames import ONEVISION_VIDEO, video_layout
 from pumice.vision.kinds import open_media
 from pumice.vision.layout import POCKET, layout
 from pumice.vision.media import read_data_uri
+from pumice.vision.pdf import render_page
 
 WEB = files("pumice.serve") / "web"
 TYPES = {
@@ -47,6 +50,8 @@ class Stub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.models, self.key, self.evidence = models, key, evidence
         self.requests: list[tuple[str, Any]] = []
+        self.regions: list[dict[str, Any]] = [{"media": 0, "box": [0.5, 0.7, 1, 0.8], "weight": 0.9}]
+        self.previews = True
         self.left = threading.Event()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -95,12 +100,19 @@ class Handler(BaseHTTPRequestHandler):
         except PumiceError as error:
             self.refuse(400, "invalid_request_error", "media_unreadable", str(error))
             return
+        if self.path == "/v1/previews" and not self.server.previews:
+            self.refuse(429, "rate_limit_error", "queue_full", "too many files wait to be read")
+            return
+        if self.path == "/v1/previews":
+            pages = [{"message": 0, "part": 0, "page": one.page, "image": sheet(one)} for one in media]
+            self.json(200, {"pages": pages})
+            return
         shapes = [entry(one) for one in media]
         if self.path == "/tokenize":
             visual = sum(shape["tokens"] for shape in shapes)
             self.json(200, {"count": visual + 20, "visual_tokens": visual, "max_tokens": 8192, "media": shapes})
         elif self.path == "/v1/evidence":
-            self.json(200, {"regions": [{"media": 0, "box": [0.5, 0.7, 1, 0.8], "weight": 0.9}]})
+            self.json(200, {"regions": self.server.regions})
         else:
             self.chat(body, sum(shape["tokens"] for shape in shapes))
 
@@ -189,6 +201,13 @@ def media_parts(messages: list[Any]) -> list[bytes]:
     return found
 
 
+def sheet(media: Media) -> str:
+    """A page in small."""
+    buffer = io.BytesIO()
+    render_page(media, (media.size[0] // 4, media.size[1] // 4)).save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
 def entry(media: Media) -> dict[str, Any]:
     """How a medium becomes tokens, as `/tokenize` says it."""
     if media.kind == "video":
@@ -197,5 +216,7 @@ def entry(media: Media) -> dict[str, Any]:
         shape = layout(media.size, POCKET)
     known = asdict(shape)
     tiles = {name: known.pop(name) for name in ("cols", "rows", "tile", "side", "overview")}
+    if media.kind == "video":
+        known["times"] = [index / media.fps for index in range(shape.frames)]
     known |= {"kind": media.kind, "message": 0, "part": 0, "page": media.page, "views": shape.views}
     return {**known, "tiles": tiles}

@@ -18,11 +18,12 @@ from test_video import film
 
 import pumice
 from pumice.assistant import Assistant
-from pumice.eval.answering import Answerer, Asked, cut, max_tokens, samples
-from pumice.eval.journal import Journal, entry_key, model_hash
-from pumice.eval.prompts import to_messages
+from pumice.eval.public.answering import Answerer, Asked, cut, max_tokens, samples
+from pumice.eval.public.prompts import to_messages
 from pumice.formats.own import save_own
+from pumice.journal import FolderJournal, entry_key, model_hash
 from pumice.messages import question_messages, to_sample
+from pumice.reader.reader import Reader
 from pumice.templates import get_template
 from pumice.types import PumiceError
 
@@ -87,12 +88,12 @@ def test_a_crash_leaves_what_was_answered_and_only_the_rest_is_asked(assistant, 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Answerer(assistant, 1, Journal(tmp_path / "kept")).answer(questions, crash)
+        Answerer(assistant, 1, FolderJournal(tmp_path / "kept")).answer(questions, crash)
     assert lines(tmp_path / "kept") == 3
-    again = Answerer(assistant, 4, Journal(tmp_path / "kept"))
+    again = Answerer(assistant, 4, FolderJournal(tmp_path / "kept"))
     assert texts(again, questions) == expected
     assert (again.tally.total("replayed"), again.tally.total("asked")) == (3, len(questions) - 3)
-    third = Answerer(assistant, 4, Journal(tmp_path / "kept"))
+    third = Answerer(assistant, 4, FolderJournal(tmp_path / "kept"))
     assert texts(third, questions) == expected
     assert third.tally.total("asked") == 0
     assert lines(tmp_path / "kept") == len(questions)
@@ -105,8 +106,8 @@ from pathlib import Path
 import pumice
 from test_journal import ask
 from conftest import picture
-from pumice.eval.answering import Answerer
-from pumice.eval.journal import Journal
+from pumice.eval.public.answering import Answerer
+from pumice.journal import FolderJournal
 import os, signal
 
 done = 0
@@ -116,7 +117,7 @@ def progress(step):
     if done >= 4:
         os.kill(os.getpid(), signal.SIGKILL)
 questions = [ask(picture(i, (30 + i, 40)), doc=i) for i in range(9)]
-Answerer(pumice.load({folder!r}, "float32", "cpu"), 2, Journal(Path({kept!r}))).answer(questions, progress)
+Answerer(pumice.load({folder!r}, "float32", "cpu"), 2, FolderJournal(Path({kept!r}))).answer(questions, progress)
 """
 
 
@@ -130,7 +131,7 @@ def test_a_killed_process_leaves_its_answers(assistant, tmp_path):
     with next(kept.glob("*.jsonl")).open("ab") as file:
         file.write(b'{"key": "abc", "text": "cut in the mi')
     questions = [ask(picture(i, (30 + i, 40)), doc=i) for i in range(9)]
-    journal = Journal(kept)
+    journal = FolderJournal(kept)
     assert (len(journal), journal.broken) == (4, 1)
     resumed = Answerer(pumice.load(str(folder), "float32", "cpu"), 2, journal)
     assert texts(resumed, questions) == texts(Answerer(assistant, 1), questions)
@@ -138,11 +139,11 @@ def test_a_killed_process_leaves_its_answers(assistant, tmp_path):
 
 
 def test_every_process_writes_a_file_of_its_own(tmp_path):
-    journals = [Journal(tmp_path, rank) for rank in (0, 0, 1)]
+    journals = [FolderJournal(tmp_path, rank) for rank in (0, 0, 1)]
     for number, journal in enumerate(journals):
         journal.add(f"key {number}", {"text": "é\n\u2028" * number})
     assert len(list(tmp_path.glob("*.jsonl"))) == 3
-    read = Journal(tmp_path)
+    read = FolderJournal(tmp_path)
     assert [read.get(f"key {number}") for number in range(3)] == [{"text": "é\n\u2028" * number} for number in range(3)]
     assert read.broken == 0
 
@@ -150,14 +151,14 @@ def test_every_process_writes_a_file_of_its_own(tmp_path):
 def test_lines_that_hold_no_answer_are_passed_over(tmp_path):
     rows = ["[1]", "7", '{"key": "a"}', '{"text": "b"}', "", "\0\0", '{"key": "good", "text": "c"}', '{"key": "a", "te']
     (tmp_path / "answers-0-x.jsonl").write_text("\n".join(rows))
-    journal = Journal(tmp_path)
+    journal = FolderJournal(tmp_path)
     assert (len(journal), journal.get("good"), journal.broken) == (1, {"text": "c"}, 7)
 
 
 def test_a_journal_that_cannot_be_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PumiceError, match="journal of answers can't be read"):
-        Journal(tmp_path / "file")
+        FolderJournal(tmp_path / "file")
 
 
 def test_a_key_holds_everything_that_an_answer_depends_on(tmp_path, clip):
@@ -187,10 +188,10 @@ def test_a_rewritten_file_is_asked_again(assistant, tmp_path, clip):
     path = tmp_path / "a.png"
     picture(1, (30, 40)).save(path)
     questions = [ask(str(path)), ask(str(clip))]
-    Answerer(assistant, 1, Journal(tmp_path / "kept")).answer(questions)
+    Answerer(assistant, 1, FolderJournal(tmp_path / "kept")).answer(questions)
     picture(2, (30, 40)).save(path)
     film(clip, frames=6, size=(48, 32), rotation=180)
-    again = Answerer(assistant, 1, Journal(tmp_path / "kept"))
+    again = Answerer(assistant, 1, FolderJournal(tmp_path / "kept"))
     assert texts(again, questions) == texts(Answerer(assistant, 1), questions)
     assert again.tally.total("asked") == 2
 
@@ -211,16 +212,20 @@ def test_the_model_hash_is_of_the_weights_not_of_the_name(model, processor):
         assert model_hash(Assistant(model, processor)) == before
         model.newline[0] += 1e-3
         others.add(model_hash(Assistant(model, processor)))
+    coarse, reading, less = (Assistant(model, processor) for _ in range(3))
+    coarse.weights = "int8"
+    reading.reader, less.reader = (Reader(lambda _: [], len, most=most) for most in (400, 300))
+    others |= {model_hash(coarse), model_hash(reading), model_hash(less)}
     others.add(model_hash(Assistant(model.to(torch.bfloat16), processor)))
-    assert len(others - {before}) == 7
+    assert len(others - {before}) == 10
 
 
 def test_other_weights_never_get_the_old_answers(assistant, tmp_path):
     questions = [ask(picture(i, (30, 40)), doc=i) for i in range(4)]
-    Answerer(assistant, 4, Journal(tmp_path)).answer(questions)
+    Answerer(assistant, 4, FolderJournal(tmp_path)).answer(questions)
     with torch.no_grad():
         assistant.model.lm.model.embed_tokens.weight.mul_(-1.5)
-    changed = Answerer(assistant, 4, Journal(tmp_path))
+    changed = Answerer(assistant, 4, FolderJournal(tmp_path))
     assert texts(changed, questions) == texts(Answerer(assistant, 4), questions)
     assert changed.tally.total("replayed") == 0
 
@@ -236,7 +241,7 @@ def test_what_cannot_be_asked_is_counted_and_asked_again(assistant, tmp_path):
         ask(str(tmp_path / "gone.png"), doc=3), ask(text="long " * 2000, doc=4), Asked(lambda: clip, {}, "task", 5),
         ask(text="?", settings={"max_new_tokens": 0}, doc=6), ask(picture(2, (30, 40)), doc=7),
     ]  # fmt: skip
-    answerer = Answerer(assistant, 4, Journal(tmp_path / "kept"))
+    answerer = Answerer(assistant, 4, FolderJournal(tmp_path / "kept"))
     given = answerer.answer(questions)
     assert [bool(one.error) for one in given] == [False, True, True, True, True, True, True, False]
     assert all(one.text == "" and one.output_tokens is None for one in given if one.error)
@@ -291,7 +296,7 @@ def test_marks_in_a_question_are_where_its_pictures_stand():
 
 
 def test_the_lines_of_a_journal_say_what_was_answered(assistant, tmp_path):
-    Answerer(assistant, 1, Journal(tmp_path)).answer([ask(picture(1, (30, 40)), doc=5)])
+    Answerer(assistant, 1, FolderJournal(tmp_path)).answer([ask(picture(1, (30, 40)), doc=5)])
     entry = json.loads(next(tmp_path.glob("*.jsonl")).read_text())
     answer = assistant.ask(picture(1, (30, 40)), "What?", 6)
     assert (entry["task"], entry["doc"], entry["text"]) == ("task", 5, answer.text)

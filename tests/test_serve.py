@@ -36,7 +36,9 @@ def assistant(tokenizer) -> Assistant:
 def served(assistant):
     with running(assistant) as made:
         yield made
-        wait_until(lambda: made.service.opener.room.held == made.server.gate.held == made.server.gate.working == 0)
+        wait_until(
+            lambda: made.service.opener.room.held == made.server.admission.held == made.server.admission.working == 0
+        )
 
 
 @pytest.fixture(scope="module")
@@ -299,6 +301,24 @@ def test_tokenize_counts_before_anything_is_decoded(served, files):
     assert wide["size"] == [90, 30]
     assert wide["tiles"]["cols"] * wide["tiles"]["rows"] + wide["tiles"]["overview"] == wide["views"]
     assert said["media"][3]["frames"] == said["media"][3]["views"] > 1
+    times = said["media"][3]["times"]
+    assert len(times) == said["media"][3]["frames"]
+    assert times == sorted(times)
+
+
+def test_previews_are_the_pages_in_small(served, files):
+    import base64
+    import io
+
+    from PIL import Image
+
+    parts = [image(files["wide"]), {"type": "file", "file": {"file_data": uri(files["pdf"])}}, image(files["film"])]
+    found = post(served, "/v1/previews", json={"messages": ask("", *parts)}).json()["pages"]
+    assert [(one["message"], one["part"], one["page"]) for one in found] == [(0, 1, 0), (0, 1, 1)]
+    shown = [Image.open(io.BytesIO(base64.b64decode(one["image"].partition(",")[2]))) for one in found]
+    assert [picture.size for picture in shown] == [(448, 224), (224, 448)]
+    assert shown[0].convert("L").getextrema()[0] < 200  # something is printed on it
+    assert post(served, "/v1/previews", json={"messages": ask("x")}).json() == {"pages": []}
 
 
 def test_a_long_prompt_is_refused_with_its_counts_before_a_pixel_is_decoded(served):

@@ -17,7 +17,7 @@ from conftest import tiny_model
 from serve_client import make_assistant, running, wait_until
 
 from pumice.cli import main
-from pumice.cli_serve import is_loopback, named
+from pumice.cli.serve import is_loopback, named
 from pumice.serve.errors import ApiError, clean
 from pumice.serve.keys import Caller, new_key, read_keys
 from pumice.types import PumiceError
@@ -133,7 +133,9 @@ def test_a_taken_port_is_said_before_a_model_is_opened(capsys):
     assert "choose another --host or --port" in capsys.readouterr().err
 
 
-def test_a_process_serves_a_folder_and_ends_at_sigterm(tmp_path, tokenizer):
+@pytest.fixture
+def process(tmp_path, tokenizer):
+    """A server in a process of its own, with two names of a tiny model, and its address."""
     from pumice.formats.own import save_own
 
     assistant = make_assistant(tokenizer)
@@ -147,29 +149,76 @@ def test_a_process_serves_a_folder_and_ends_at_sigterm(tmp_path, tokenizer):
         "pumice.cli",
         "serve",
         str(tmp_path / "tiny"),
+        f"second={tmp_path / 'tiny'}",
         "--port",
         str(port),
         "--threads",
         "1",
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True)
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
     try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: process.poll() is not None or answers(url), 60)
-        body = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 3}
-        assert httpx.post(url + "/v1/chat/completions", json=body, timeout=30).status_code == 200
-        assert httpx.get(url + "/v1/models", headers={"host": "evil.example"}).status_code == 400
-        children = read_children(process.pid)
-        assert children
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
+        wait_until(lambda: started.poll() is not None or answers(url), 120)
+        yield started, url
     finally:
-        process.kill()
+        started.kill()
+        started.wait()
+
+
+def chat(**given):
+    return {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 3, **given}
+
+
+def test_a_process_serves_folders_and_ends_at_sigterm(process):
+    process, url = process
+    texts = []
+    for name in ("tiny", "second"):
+        answer = httpx.post(url + "/v1/chat/completions", json=chat(model=name), timeout=30)
+        assert answer.status_code == 200
+        texts.append(answer.json()["choices"][0]["message"]["content"])
+    assert texts[0] == texts[1]
+    assert [one["id"] for one in httpx.get(url + "/v1/models").json()["data"]] == ["tiny", "second"]
+    assert httpx.get(url + "/v1/models", headers={"host": "evil.example"}).status_code == 400
+    children = read_children(process.pid)
+    assert children
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
     assert process.returncode == 0
     lines = [json.loads(line) for line in errors.splitlines()]
     assert lines[0]["event"] == "listening"
     assert any(line["event"] == "request" and line["status"] == 200 for line in lines)
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in children))  # noqa: PTH110
+
+
+def test_sigterm_under_running_answers(process):
+    """Streams end as they would have, new requests get 503 meanwhile, and the exit code is 0."""
+    process, url = process
+    asked = chat(max_tokens=900, n=8, stream=True, temperature=1.5, seed=1)
+    alone = httpx.post(url + "/v1/chat/completions", json=asked, timeout=120).text
+    with httpx.stream("POST", url + "/v1/chat/completions", json=asked, timeout=120) as answer:
+        lines = answer.iter_lines()
+        first = [next(lines) for _ in range(20)]
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: httpx.get(url + "/ready").status_code == 503, 5)
+        refused = httpx.post(url + "/v1/chat/completions", json=chat(), timeout=30)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+        assert int(refused.headers["retry-after"]) >= 1
+        rest = list(lines)
+    assert said([*first, *rest]) == said(alone.splitlines())
+    assert rest[-2] == "data: [DONE]"
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def said(lines: list[str]) -> list[tuple[str, str]]:
+    """(text, finish) of each choice of a stream."""
+    texts, ends = [""] * 8, [""] * 8
+    for line in lines:
+        if line.startswith("data: {"):
+            for choice in json.loads(line.removeprefix("data: "))["choices"]:
+                texts[choice["index"]] += choice["delta"].get("content") or ""
+                ends[choice["index"]] = choice["finish_reason"] or ends[choice["index"]]
+    return list(zip(texts, ends, strict=True))
 
 
 def answers(url: str) -> bool:
@@ -218,5 +267,6 @@ def test_requests_made_up_from_the_document_are_answered_as_it_says(tokenizer):
                 case.call_and_validate(checks=wanted, timeout=20)
 
             check()
-        assert {"/v1/chat/completions", "/v1/responses", "/tokenize", "/v1/models", "/health"} <= set(tried)
+        assert set(tried) == set(schema.raw_schema["paths"])
+        assert {"/v1/chat/completions", "/v1/responses", "/v1/evidence", "/v1/previews", "/tokenize"} <= set(tried)
         assert httpx.get(served.url + "/health").status_code == 200

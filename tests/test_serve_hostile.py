@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import concurrent.futures
 import io
 import json
@@ -19,6 +20,9 @@ import httpx
 import openai
 import pytest
 from serve_client import Running, ask, image, make_assistant, png, running, uri, wait_until
+from test_pdf import pdf
+from test_pdf import stream as pdf_stream
+from test_video import film
 
 from pumice.assistant import Assistant
 from pumice.engine.settings import Settings
@@ -38,7 +42,9 @@ def served(assistant):
     with running(assistant, ServeSettings(max_body=2**20, max_media=6)) as made:
         yield made
         wait_until(made.idle)
-        wait_until(lambda: made.service.opener.room.held == made.server.gate.held == made.server.gate.working == 0)
+        wait_until(
+            lambda: made.service.opener.room.held == made.server.admission.held == made.server.admission.working == 0
+        )
 
 
 def post(served: Running, body, path: str = "/v1/chat/completions", **options) -> httpx.Response:
@@ -81,6 +87,87 @@ HOSTILE = {
     "zip": (b"PK\x03\x04" + b"\0" * 100, "ZIP"),
     "zeros": (b"\0" * 1000, "not a picture"),
 }
+
+
+OPENING = {
+    "/v1/chat/completions": lambda body: body,
+    "/v1/responses": lambda body: {"model": "tiny", "input": body["messages"], "max_output_tokens": 4},
+    "/tokenize": lambda body: {"model": "tiny", "messages": body["messages"]},
+    "/v1/evidence": lambda body: {"model": "tiny", "messages": body["messages"], "answer": "12"},
+    "/v1/previews": lambda body: {"messages": body["messages"]},
+}
+"""What opens files, and the form of its body."""
+
+
+@pytest.mark.parametrize("path", OPENING)
+@pytest.mark.parametrize("kind", ["image_url", "video_url", "file", "input_video"])
+def test_every_path_refuses_every_kind_of_broken_file(served, path, kind):
+    for name in ("pixels", "pdf", "mp4", "zeros"):
+        data = HOSTILE[name][0]
+        part = {
+            "image_url": {"type": "image_url", "image_url": {"url": uri(data)}},
+            "video_url": {"type": "video_url", "video_url": {"url": uri(data, "video/mp4")}},
+            "input_video": {"type": "input_video", "input_video": {"data": base64.b64encode(data).decode()}},
+            "file": {"type": "file", "file": {"file_data": uri(data, "application/pdf"), "filename": "a.pdf"}},
+        }[kind]
+        answer = post(served, OPENING[path](question(part)), path)
+        said = answer.json()["error"]
+        assert (answer.status_code, said["code"]) == (400, "media_unreadable"), said
+        assert_own_words(said["message"])
+
+
+def slow_pdf() -> bytes:
+    """Ten levels of forms, each drawn ten times by the one above: 10 billion rectangles in 3 KB."""
+    forms = [
+        pdf_stream(
+            b"/Type /XObject /Subtype /Form /BBox [0 0 9 9] /Resources << /XObject << /X %d 0 R >> >>" % (6 + level),
+            b"/X Do " * 10 if level < 9 else b"0 0 5 5 re f",
+        )
+        for level in range(10)
+    ]
+    return pdf([(100, 100)], b"/X Do", b"/XObject << /X 5 0 R >>", more=forms)
+
+
+def test_a_page_that_would_never_end_is_given_up(assistant):
+    """By whatever renders it; what asks only for sizes isn't bothered."""
+    part = {"type": "file", "file": {"file_data": uri(slow_pdf()), "filename": "a.pdf"}}
+    with running(assistant, ServeSettings(workers=2, media=Limits(patience=1.0))) as served:
+        for path, form in OPENING.items():
+            began = time.monotonic()
+            answer = post(served, form(question(part)), path)
+            assert answer.status_code == (200 if path == "/tokenize" else 400), answer.text
+            assert time.monotonic() - began < 20
+        assert healthy(served)
+
+
+@pytest.mark.parametrize("path", OPENING)
+def test_a_process_that_is_killed_fails_its_own_request_on_every_path(assistant, path):
+    with running(assistant, ServeSettings(workers=1)) as served:
+        os.kill(served.service.pool.pids()[0], signal.SIGSTOP)
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            asked = threads.submit(post, served, OPENING[path](question(image(png(1)))), path)
+            time.sleep(0.3)
+            os.kill(served.service.pool.pids()[0], signal.SIGKILL)
+            answer = asked.result(20)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "media_unreadable")
+        assert healthy(served)
+
+
+def test_a_video_of_too_many_frames_is_refused(assistant, tmp_path):
+    data = film(tmp_path / "a.mp4", frames=40).read_bytes()
+    part = {"type": "video_url", "video_url": {"url": uri(data, "video/mp4")}}
+    with running(assistant, ServeSettings(media=Limits(max_frames=30))) as served:
+        for path, form in OPENING.items():
+            answer = post(served, form(question(part)), path)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "media_unreadable"), answer.text
+
+
+def test_a_pdf_of_too_many_pages_is_refused(assistant):
+    part = {"type": "file", "file": {"file_data": uri(pdf([(200, 100)] * 9))}}
+    with running(assistant, ServeSettings(media=Limits(max_pages=8))) as served:
+        for path, form in OPENING.items():
+            said = post(served, form(question(part)), path).json()["error"]
+            assert "9 pages; at most 8" in said["message"], said
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -212,7 +299,7 @@ def test_a_body_that_trickles_in_is_given_up(assistant):
     with running(assistant, ServeSettings(body_seconds=0.5)) as served, connected(served) as sock:
         sock.sendall(head("/tokenize", length=1000) + b"{")
         assert b" 408 " in sock.recv(1000)
-        assert served.server.gate.held == 0
+        wait_until(lambda: served.server.admission.held == 0)
 
 
 def connected(served: Running) -> socket.socket:
@@ -302,8 +389,13 @@ def test_sigterm_lets_answers_end_and_takes_no_more(assistant):
             served.server.stop()
             body = json.dumps(question()).encode()
             kept.sendall(head("/tokenize", len(body)) + body)
-            answer = kept.recv(2000)
-            assert answer == b"" or b" 503 " in answer
+            assert b" 503 " in kept.recv(2000)
+        for path, word in (("/v1/models", "draining"), ("/ready", "draining")):  # also on new connections
+            answer = httpx.get(served.url + path)
+            assert answer.status_code == 503
+            assert word in answer.text
+        assert int(httpx.get(served.url + "/v1/models").headers["retry-after"]) >= 1
+        assert httpx.get(served.url + "/health").status_code == 200
         chunks += stream
         assert chunks[-1].choices[0].finish_reason == "length"
         wait_until(lambda: refuses(served))
@@ -376,7 +468,7 @@ def test_dropped_connections_leave_nothing_behind(served):
         for _ in range(5):
             with connected(served) as sock:
                 sock.sendall((head("/v1/chat/completions", len(body)) + body)[:cut])
-    wait_until(lambda: served.server.gate.held == 0 and served.idle())
+    wait_until(lambda: served.server.admission.held == 0 and served.idle())
     wait_until(lambda: count_tasks(served) <= tasks)
     assert healthy(served)
 

@@ -19,6 +19,7 @@ import pytest
 from page_stub import MARKUP, WEB, Stub
 from PIL import Image, ImageDraw
 
+from pumice.vision.kinds import open_media
 from pumice.vision.layout import POCKET, layout
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="driving the page needs: pip install playwright")
@@ -115,7 +116,7 @@ def ask(page: Any, question: str) -> Any:
     page.get_by_label("Question", exact=True).fill(question)
     page.get_by_role("button", name="Ask", exact=True).click()
     answer = page.locator("article").last.locator(".answer").last
-    expect(answer).to_have_attribute("aria-busy", "false")
+    expect(answer).to_have_attribute("aria-busy", "false", timeout=30_000)
     return answer
 
 
@@ -293,11 +294,17 @@ def test_pdf_by_dropping_and_video_by_pasting(serve, visit):
     page.evaluate(give, ["paste", "clip.mp4", "video/mp4", base64.b64encode(clip).decode()])
     papers, clips = page.locator("#tray .medium").all()
     expect(papers).to_contain_text("6 pages")
-    assert papers.locator(".tiles .tiling").count() == 4
-    expect(papers.locator(".more")).to_have_text("and 2 more")
+    assert [sheet.is_visible() for sheet in papers.locator(".page").all()] == [True] * 4 + [False] * 2
+    expect(papers.locator(".view").first.locator("image")).to_have_count(1)  # the first page on top of the sheets
+    expect(papers.locator(".page").nth(5).locator("image")).not_to_have_count(0)
     expect(clips).to_contain_text(f"8 frames of 384 {TIMES} 384 pixels")
     expect(clips.locator(".tiling image")).to_have_count(8)  # the browser's own frames of the film
     ask(page, "What is it?")
+    shown = page.locator("article .page")
+    assert all(sheet.is_visible() for sheet in shown.all())
+    shape = layout(open_media(pdf)[0].size, POCKET)
+    expect(shown.nth(5)).to_contain_text(f"6: {shape.tokens:,} visual tokens")
+    assert len(server.bodies("/v1/previews")) == 1
     content = server.bodies("/v1/chat/completions")[0]["messages"][0]["content"]
     assert [part["type"] for part in content] == ["file", "video_url", "text"]
     assert content[0]["file"]["filename"] == "report.pdf"
@@ -435,6 +442,39 @@ def test_evidence_is_marked_where_a_model_has_it(serve, visit):
     assert [part["type"] for part in body["messages"][-1]["content"]] == ["image_url", "text"]
     button.click()
     assert page.locator(".evidence").count() == 0
+
+
+def test_evidence_is_marked_on_pages_and_frames(serve, visit):
+    """Media count pages: the PDF's fifth, then the video; its third frame."""
+    server = serve(evidence=True)
+    server.regions = [
+        {"media": 4, "box": [0, 0.5, 0.5, 1], "weight": 0.6},
+        {"media": 6, "frame": 2, "box": [0.5, 0, 1, 0.5], "weight": 0.4},
+    ]
+    page = visit(server)
+    files = [file("report.pdf", picture((400, 560), "PDF")), file("clip.mp4", film(), "video/mp4")]
+    page.locator("#files").set_input_files(files)
+    expect(page.locator("#tray .facts").last).to_contain_text("8 frames")
+    expect(page.locator("#tray .page image")).not_to_have_count(0)
+    ask(page, "Where?").get_by_role("button", name="Evidence").click()
+    expect(page.locator(".mark")).to_have_count(2)
+    assert page.locator(".page").nth(4).locator(".mark").count() == 1
+    expect(page.locator(".page").nth(4)).to_be_in_viewport()  # scrolled to within the strip
+    cells = page.locator(".medium").nth(1).locator(".tiling > svg")
+    cell, mark = cells.nth(2).locator(".edge").bounding_box(), cells.nth(2).locator(".mark").bounding_box()
+    assert mark["x"] == pytest.approx(cell["x"] + cell["width"] / 2, abs=4)
+    assert mark["y"] >= cell["y"] - 4
+    expect(page.get_by_role("status")).to_have_text("2 regions marked: report.pdf page 5, clip.mp4 frame 3")
+
+
+def test_a_pdf_without_small_pictures_is_numbered_sheets(serve, visit):
+    server = serve()
+    server.previews = False
+    page = visit(server)
+    page.locator("#files").set_input_files(file("report.pdf", picture((400, 560), "PDF")))
+    expect(page.locator("#tray .page").first).to_contain_text("1")
+    assert page.locator("#tray image").count() == 0
+    expect(ask(page, "Well?").locator(".text")).to_have_text(SHOWN)
 
 
 def test_no_evidence_where_a_model_has_none(serve, visit):

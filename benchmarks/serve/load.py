@@ -1,22 +1,26 @@
 """Load on a server: many clients at once, each answer compared with the same request's when it was asked alone.
 
-    python benchmarks/serve/load.py --model pocket --minutes 10 --clients 64 [--hostile 2000] [--out load.json]
+    python -m benchmarks.serve.load --model pocket --minutes 10 --clients 64 --hostile 2000
 
 It starts ``pumice serve`` itself, in a process of its own, asks every question of a mixed set alone (text, one picture,
 several, a PDF, a video), then lets all clients stream questions of that set in random order until the time is over. An
-answer that is lost, cut, doubled or another one's differs. Memory is that of the server and its children; its growth is
-judged from after a fifth of the time on, when caches are full. With ``--hostile`` so many broken, fuzzed, oversized and
-dropped requests are sent afterwards; only 4xx may come back, and the server must answer as before.
+answer that is lost, cut, doubled or another one's differs. With ``--hostile`` so many broken, fuzzed and dropped
+requests are sent afterwards, over every path that opens files: only 4xx may come back (or 200, where what was changed
+did no harm), and the server must answer as before.
+
+Memory is what the server and its children have for themselves, every two seconds. It is flat if the straight line
+through it, after the first fifth of the time, rises by less than a twentieth of its level, or 32 MiB.
+
+What it doesn't know, such as ``--weights int8``, it hands to ``pumice serve``. Results go to results/load.{json,md}.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
-import io
 import json
 import random
+import shlex
 import socket
 import statistics
 import subprocess
@@ -28,13 +32,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import av
 import httpx
-import numpy as np
 import psutil
-from PIL import Image, ImageDraw
+
+from benchmarks.serve.load_material import questions, spoilt
 
 JSON = {"content-type": "application/json"}
+DEADLINE = 900
+"""Seconds that an answer may take: a small machine answers one or two a second, and all clients wait for it."""
+RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass
@@ -48,70 +54,6 @@ class Tally:
     whole: list[float] = field(default_factory=list)
     tokens: int = 0
     memory: list[tuple[float, float]] = field(default_factory=list)
-
-
-# what is asked
-
-
-def picture(seed: int, size: tuple[int, int]) -> Image.Image:
-    """A page with a few words and shapes."""
-    chance = random.Random(seed)
-    image = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(image)
-    for _ in range(6):
-        x, y = chance.randrange(size[0]), chance.randrange(size[1])
-        draw.rectangle((x, y, x + 30, y + 20), fill=tuple(chance.randrange(256) for _ in range(3)))
-        draw.text((x, y), f"total {chance.randrange(1000)}", fill="black")
-    return image
-
-
-def encoded(image: Image.Image, kind: str) -> bytes:
-    """A file of it."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
-
-
-def video(seed: int) -> bytes:
-    """A second of film."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as file:
-        stream: Any = file.add_stream("mpeg4", rate=8)
-        stream.width, stream.height, stream.pix_fmt = 160, 128, "yuv420p"
-        for number in range(8):
-            pixels = np.asarray(picture(seed + number // 4, (160, 128)))
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
-        file.mux(stream.encode(None))
-    return buffer.getvalue()
-
-
-def part(data: bytes) -> dict[str, Any]:
-    """A part of a message that holds a file."""
-    return {"type": "image_url", "image_url": {"url": "data:;base64," + base64.b64encode(data).decode()}}
-
-
-def questions(model: str, tokens: int) -> list[dict[str, Any]]:
-    """The mixed set."""
-    sizes = [(320, 240), (200, 400), (640, 480), (90, 90), (800, 200)]
-    kinds = ["PNG", "JPEG", "WEBP", "GIF", "BMP"]
-    files = [encoded(picture(i, size), kind) for i, (size, kind) in enumerate(zip(sizes, kinds, strict=True))]
-    media = [[], *[[file] for file in files], files[:2], [encoded(picture(7, (300, 400)), "PDF")], [video(3)]]
-    texts = ["What is the total?", "Which colours are there?", "Describe it."]
-    asked = []
-    for number, (held, text) in enumerate((held, text) for held in media for text in texts):
-        content = [*map(part, held), {"type": "text", "text": text}]
-        body = {
-            "model": model,
-            "messages": [{"role": "user", "content": content}],
-            "max_tokens": tokens,
-            "stream": True,
-        }
-        if number % 4 == 3:
-            body |= {"temperature": 1.0, "seed": number}
-        if number % 7 == 5:
-            body |= {"response_format": {"type": "json_object"}}
-        asked.append(body)
-    return asked
 
 
 # one request
@@ -190,8 +132,9 @@ def memory(process: psutil.Process) -> float:
 # hostile requests
 
 
-async def hostile(client: httpx.AsyncClient, url: str, body: dict[str, Any], count: int) -> Counter[str]:
+async def hostile(client: httpx.AsyncClient, url: str, count: int) -> Counter[str]:
     """``count`` bad requests, 32 at once: statuses that came back."""
+    body = questions("model", 1)[3]  # with a picture
     seen: Counter[str] = Counter()
     gate = asyncio.Semaphore(32)
 
@@ -203,44 +146,14 @@ async def hostile(client: httpx.AsyncClient, url: str, body: dict[str, Any], cou
                 seen["dropped"] += 1
                 return
             try:
-                answer = await client.post("/v1/chat/completions", content=spoilt(body, chance), headers=JSON)
+                path, content = spoilt(body, chance)
+                answer = await client.post(path, content=content, headers=JSON)
                 seen[str(answer.status_code)] += 1
             except httpx.HTTPError as error:
                 seen[type(error).__name__] += 1
 
     await asyncio.gather(*(one(number) for number in range(count)))
     return seen
-
-
-def spoilt(body: dict[str, Any], chance: random.Random) -> bytes:
-    """One of several kinds of bad request."""
-    kind = chance.randrange(6)
-    whole = json.dumps({**body, "stream": False, "max_tokens": 1}).encode()
-    if kind == 0:  # JSON with bytes changed
-        data = bytearray(whole)
-        for _ in range(20):
-            data[chance.randrange(len(data))] = chance.randrange(256)
-        return bytes(data)
-    if kind == 1:
-        return whole[: chance.randrange(len(whole))]
-    if kind == 2:  # a field that is wrong
-        wrong = chance.choice(
-            [{"temperature": -1}, {"n": 10**9}, {"colour": 1}, {"messages": [[]]}, {"stop": [""] * 99}]
-        )
-        return json.dumps({**body, **wrong}).encode()
-    if kind == 3:  # a picture that says it is huge
-        image = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff\xff\0\0\xff\xff\x08\2\0\0\0" + chance.randbytes(300)
-    elif kind == 4:  # a picture with bytes changed and its end cut off
-        image = bytearray(
-            encoded(picture(chance.randrange(5), (80, 60)), chance.choice(["PNG", "JPEG", "GIF", "TIFF"]))
-        )
-        for _ in range(30):
-            image[chance.randrange(len(image))] = chance.randrange(256)
-        image = bytes(image[: len(image) // 2])
-    else:
-        image = chance.choice([b"%PDF-1.7\n", b"\0\0\0\x18ftypmp42", b"RIFF", b"GIF89a", b""]) + chance.randbytes(2000)
-    content = [part(image), {"type": "text", "text": "What?"}]
-    return json.dumps({**body, "messages": [{"role": "user", "content": content}], "max_tokens": 1}).encode()
 
 
 async def drop(url: str, body: bytes, chance: random.Random) -> None:
@@ -258,16 +171,16 @@ async def drop(url: str, body: bytes, chance: random.Random) -> None:
 # the run
 
 
-def start(model: str, more: list[str]) -> tuple[subprocess.Popen[bytes], str]:
+def start(model: str, more: list[str], folder: Path) -> tuple[subprocess.Popen[bytes], str]:
     """A server process and its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "pumice.cli", "serve", f"model={model}", "--port", str(port), *more]
-    path = Path(tempfile.mkdtemp()) / "server.log"
+    command = [sys.executable, "-m", "pumice.cli", "serve", f"model={model}", "--port", str(port)]
+    path = folder / "server.log"
     with path.open("wb") as log:
-        process = subprocess.Popen(command, stderr=log)
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 300
-    while time.monotonic() < deadline:
+        process = subprocess.Popen([*command, "--deadline", str(DEADLINE), *more], stderr=log)
+    url, until = f"http://127.0.0.1:{port}", time.monotonic() + 300
+    while time.monotonic() < until:
         try:
             if httpx.get(url + "/ready", timeout=5).status_code == 200:
                 return process, url
@@ -275,6 +188,7 @@ def start(model: str, more: list[str]) -> tuple[subprocess.Popen[bytes], str]:
             time.sleep(0.3)
         if process.poll() is not None:
             raise SystemExit(path.read_text())
+    process.kill()
     raise SystemExit("the server doesn't become ready")
 
 
@@ -282,26 +196,26 @@ async def run(args: argparse.Namespace, process: subprocess.Popen[bytes], url: s
     """Alone, together, hostile."""
     asked, tally = questions("model", args.tokens), Tally()
     limits = httpx.Limits(max_connections=args.clients + 8)
-    async with httpx.AsyncClient(base_url=url, timeout=900, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=2 * DEADLINE, limits=limits) as client:
         alone = [(await stream(client, body))[:2] for body in asked]
-        until = time.monotonic() + 60 * args.minutes
-        clients = (client_loop(client, asked, alone, until, tally, seed) for seed in range(args.clients))
+        print(f"{len(asked)} questions asked alone", file=sys.stderr)
         began = time.monotonic()
+        until = began + 60 * args.minutes
+        clients = (client_loop(client, asked, alone, until, tally, seed) for seed in range(args.clients))
         await asyncio.gather(watch(psutil.Process(process.pid), until, tally), *clients)
         result = summary(tally, time.monotonic() - began)
         if args.hostile:
+            print(f"{result['answers']} answers under load; now {args.hostile} bad requests", file=sys.stderr)
             before = memory(psutil.Process(process.pid))
-            result["hostile"] = dict(await hostile(client, url, asked[3], args.hostile))
+            result["hostile"] = dict(await hostile(client, url, args.hostile))
             again = [(await stream(client, body))[:2] for body in asked]
             result["same after"] = again == alone
-            result["memory after, MiB"] = round(memory(psutil.Process(process.pid)) - before, 1)
+            result["memory more after, MiB"] = round(memory(psutil.Process(process.pid)) - before, 1)
     return result
 
 
 def summary(tally: Tally, seconds: float) -> dict[str, Any]:
     """Figures of the run."""
-    late = [mib for at, mib in tally.memory if at > 0.2 * seconds]
-    half = len(late) // 2
     return {
         "answers": tally.answers,
         "wrong": len(tally.wrong),
@@ -310,38 +224,70 @@ def summary(tally: Tally, seconds: float) -> dict[str, Any]:
         "answers a second": round(tally.answers / seconds, 2),
         "first text, median seconds": round(statistics.median(tally.first), 3) if tally.first else None,
         "whole, median seconds": round(statistics.median(tally.whole), 3) if tally.whole else None,
+        "whole, longest seconds": round(max(tally.whole), 3) if tally.whole else None,
         "memory, MiB": [round(mib) for _, mib in tally.memory[:: max(1, len(tally.memory) // 20)]],
-        "memory growth, MiB": round(statistics.median(late[half:]) - statistics.median(late[:half]), 1)
-        if half
-        else None,
+        **growth(tally.memory),
     }
 
 
+def growth(memory: list[tuple[float, float]]) -> dict[str, Any]:
+    """How much memory (second, MiB) rose after the first fifth of the time, and whether that counts as flat."""
+    late = [point for point in memory if point[0] > 0.2 * memory[-1][0]]
+    if len(late) < 3:
+        return {"memory growth, MiB": None, "memory flat": None}
+    line = statistics.linear_regression([at for at, _ in late], [mib for _, mib in late])
+    risen, level = line.slope * (late[-1][0] - late[0][0]), statistics.median(mib for _, mib in late)
+    allowed = max(32.0, level / 20)
+    return {"memory growth, MiB": round(risen, 1), "allowed, MiB": round(allowed, 1), "memory flat": risen < allowed}
+
+
+def faults(result: dict[str, Any]) -> list[str]:
+    """What went wrong, in words; nothing where all is well."""
+    found = [f"{result['wrong']} answers differ from those alone"] if result["wrong"] else []
+    found += [] if result["answers"] else ["no answer at all"]
+    bad = {
+        status: n for status, n in result.get("hostile", {}).items() if not status.startswith(("4", "200", "dropped"))
+    }
+    found += [f"bad requests got {bad}"] if bad else []
+    found += [] if result.get("same after", True) else ["answers differ after the bad requests"]
+    found += ["memory grows"] if result["memory flat"] is False else []
+    found += [f"the server ended with exit code {result['exit code']}"] if result["exit code"] else []
+    return found
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    rows = [(name, value) for name, value in result.items() if name not in ("command", "examples", "faults")]
+    lines = [f"| {name} | {json.dumps(value, ensure_ascii=False)} |" for name, value in rows]
+    verdict = "All is well." if not result["faults"] else "Faults: " + "; ".join(result["faults"]) + "."
+    head = f"# Load\n\n    {result['command']}\n\n{verdict}\n\n| | |\n|---|---|\n"
+    return head + "\n".join(lines) + "\n"
+
+
 def main() -> None:
-    """Parse, run, report. Exit code 1 for a wrong answer, or anything but 4xx for a hostile request."""
+    """Parse, run, report. Exit code 1 for any fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=24, help="longest answer")
     parser.add_argument("--hostile", type=int, default=0, metavar="N")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS / "load", help="results go to OUT.json and OUT.md")
     args, more = parser.parse_known_args()
-    process, url = start(args.model, more)
-    try:
-        result = asyncio.run(run(args, process, url))
-    finally:
-        process.terminate()
-        process.wait(60)
-    result["exit code"] = process.returncode
-    text = json.dumps(result, indent=2, ensure_ascii=False)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", "utf-8")
-    bad = [
-        status for status in result.get("hostile", {}) if status != "dropped" and not status.startswith(("4", "200"))
-    ]
-    raise SystemExit(bool(result["wrong"] or bad or not result.get("same after", True)))
+    with tempfile.TemporaryDirectory() as folder:
+        process, url = start(args.model, more, Path(folder))
+        try:
+            result = asyncio.run(run(args, process, url))
+        finally:
+            process.terminate()
+            process.wait(60)
+    command = shlex.join(["python", "-m", "benchmarks.serve.load", *sys.argv[1:]])
+    result = {"command": command, **result, "exit code": process.returncode}
+    result["faults"] = faults(result)
+    args.out.with_suffix(".json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    args.out.with_suffix(".md").write_text(table(result), "utf-8")
+    print(table(result))
+    raise SystemExit(bool(result["faults"]))
 
 
 if __name__ == "__main__":

@@ -41,15 +41,14 @@ def make_engine(weights: str) -> Engine:
     assistant = load_pocket(torch.float32, torch.device("cpu"))
     policy = assistant.processor.policy
     video = VideoPolicy(tile=policy.tile, side=policy.side, frames=material.FRAMES, newline="one_token")
-    engine = Engine(assistant.model, replace(assistant.processor, video=video), Settings(weights=weights))
-    engine._stop_ids = ()  # answers are as long as asked for
-    return engine
+    return Engine(assistant.model, replace(assistant.processor, video=video), Settings(weights=weights))
 
 
 def ask(engine: Engine, asked: Sequence[tuple[Any, str]], tokens: int) -> tuple[float, list[Outcome]]:
     """Seconds until all of these (file or None, question) asked at once are answered, and the answers."""
     began = time.perf_counter()
-    tickets = [engine.submit(to_sample(_messages(file, text)), Sampling(max_tokens=tokens)) for file, text in asked]
+    sampling = Sampling(tokens, ignore_end=True)
+    tickets = [engine.submit(to_sample(_messages(file, text)), sampling) for file, text in asked]
     outcomes = [ticket.result() for ticket in tickets]
     seconds = time.perf_counter() - began
     assert all(len(outcome.ids) == tokens for outcome in outcomes)
@@ -149,7 +148,8 @@ def _load(
 
 def profile(weights: str, threads: int, seed: int, rounds: int) -> dict[str, dict[str, float]]:
     """{"picture" or "video": {stage: milliseconds}} of a first token, medians; "rest" is what no stage accounts for."""
-    import pumice.engine.reader as reader
+    import pumice.engine.lookup as lookup
+    import pumice.engine.media as media
     import pumice.engine.scheduler as scheduler
     from pumice import encode
 
@@ -172,10 +172,10 @@ def profile(weights: str, threads: int, seed: int, rounds: int) -> dict[str, dic
     own = scheduler.Scheduler
     for owner, name, stage in (
         (encode, "decode", "decode"), (encode, "to_tiles", "tile"), (encode, "frame_tiles", "decode and tile frames"),
-        (reader, "encode", "(encode, whole)"), (reader, "digests", "digest"), (engine, "count", "count"),
-        (engine.model.tower, "forward", "tower"), (engine.model, "visual", "connector, merge"),
+        (media, "encode", "(encode, whole)"), (media, "digests", "digest"), (engine, "count", "count"),
+        (engine.tower, "forward", "tower"), (engine.model, "visual", "connector, merge"),
         (engine.decoder, "forward", "language model"), (engine.decoder, "head", "head"),
-        (scheduler, "choose_all", "sample"), (own, "_embedded", "embed"), (own, "admit", "admit"),
+        (lookup, "choose_all", "sample"), (own, "_embedded", "embed"), (own, "admit", "admit"),
     ):  # fmt: skip
         timed(owner, name, stage)
     _warm(engine)

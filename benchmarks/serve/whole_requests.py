@@ -1,6 +1,6 @@
 """Whole requests: Pumice's engine beside transformers' own classes and llama.cpp's server, on a CPU.
 
-    python -m benchmarks.serve.whole_requests                      all, one thread: about ten minutes on an idle machine
+    python -m benchmarks.serve.whole_requests                      all, one thread; --minutes bounds it
     python -m benchmarks.serve.whole_requests --threads 2
     python -m benchmarks.serve.whole_requests --quick [--only CONTENDERS] [--groups GROUPS]
     python -m benchmarks.serve.whole_requests --profile            where the time to Pumice's first token goes
@@ -14,7 +14,8 @@ every run, failed ones too (delete a record to have it run again).
 - A request begins with an encoded file and a question in text, and ends with the first token or with 16; answers never
   end earlier. A picture is 1,312 visual tokens to everyone (four tiles, an overview, rows' ends), a video 1,025 (16
   frames). Kernels and libraries are warm; pictures and texts are new to the process unless a row says otherwise.
-- Pumice: the pocket model behind `Engine` in its own thread, default settings. int8 is of the language model's weights.
+- Pumice: the pocket model behind `Engine` in its own thread, default settings. int8 is of the language model's weights;
+  the tower then multiplies integers of 13 and 14 bits.
 - transformers: LlavaNext- and LlavaOnevisionForConditionalGeneration with the same pretrained parts and a random
   projector of the same shape (but no norm), `generate`, sdpa. bf16 once: without AVX-512 it is far slower.
 - llama.cpp's server (package xllamacpp) gets texts only, on eight slots: it has no DINOv2 towers. Files are written
@@ -25,15 +26,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.serve.requests_table import table
+from benchmarks.serve.turns import read_records, run_cells, run_worker
 
 RESULTS = Path(__file__).parent / "results"
 OURS = ["pumice-fp32", "pumice-int8"]
@@ -58,7 +57,7 @@ def main() -> None:
     parser.add_argument("--groups", default=",".join(ROUNDS), help=f"of {', '.join(ROUNDS)}")
     parser.add_argument("--quick", action="store_true", help="one round, 8 clients at most, no bf16; kept elsewhere")
     parser.add_argument("--profile", action="store_true", help="print where the time to the first token goes")
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--minutes", type=float, default=25.0)
     parser.add_argument("--out", type=Path, default=RESULTS / "requests.json")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "pumice-requests", help="GGUF files")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -71,25 +70,10 @@ def main() -> None:
         return
     if args.quick and args.out == RESULTS / "requests.json":
         args.out = args.work / "quick.json"
-    records = json.loads(args.out.read_text()) if args.out.is_file() else []
-    finished = run_all(args, records)
+    records = read_records(args.out)
+    finished = run_cells(cells(args), records, args.out, args.minutes, lambda cell: command(cell, args))
     args.out.with_suffix(".md").write_text(table(records))
     print(f"{args.out.with_suffix('.md')}{'' if finished else ': not finished; the same command goes on'}")
-
-
-def run_all(args: argparse.Namespace, records: list[dict[str, Any]]) -> bool:
-    """Measure what isn't in ``records`` yet, and keep it; False where time ran out."""
-    began = time.monotonic()
-    done = {(r["round"], r["threads"], r["group"], r["contender"]) for r in records}
-    for cell in cells(args):
-        if (cell["round"], cell["threads"], cell["group"], cell["contender"]) in done:
-            continue
-        if time.monotonic() - began > args.minutes * 60:
-            return False
-        records.append(cell | run_one(args, cell))
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(records, indent=1) + "\n")
-    return True
 
 
 def cells(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -107,24 +91,16 @@ def cells(args: argparse.Namespace) -> list[dict[str, Any]]:
     return found
 
 
-def run_one(args: argparse.Namespace, cell: dict[str, Any]) -> dict[str, Any]:
-    """One contender's measurements of a group, from a process of its own."""
-    print(f"round {cell['round'] + 1}: {cell['group']}, {cell['contender']}", flush=True)
+def command(cell: dict[str, Any], args: argparse.Namespace) -> list[str]:
+    """A contender's process; llama.cpp's file is written by one before it, whose memory counts as nobody's."""
     if cell["contender"] in LLAMA:
-        _worker(args, {**cell, "group": "write"})  # once; reading the model counts as nobody's memory
-    load, began = os.getloadavg()[0], time.monotonic()
-    ended = _worker(args, cell)
-    taken = {"load": round(load, 2), "wall": round(time.monotonic() - began, 1)}
-    if ended.returncode:
-        return {"error": (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1], **taken}
-    return {**json.loads(ended.stdout.splitlines()[-1]), **taken}
+        run_worker(_command({**cell, "group": "write"}, args), args.threads)
+    return _command(cell, args)
 
 
-def _worker(args: argparse.Namespace, cell: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.serve.whole_requests", "--worker", json.dumps(cell)]
-    command += ["--work", str(args.work), "--threads", str(args.threads)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "MKL_NUM_THREADS": str(args.threads)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+def _command(cell: dict[str, Any], args: argparse.Namespace) -> list[str]:
+    found = ["benchmarks.serve.whole_requests", "--worker", json.dumps(cell)]
+    return [*found, "--work", str(args.work), "--threads", str(args.threads)]
 
 
 def work(cell: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:

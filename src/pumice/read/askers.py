@@ -1,4 +1,5 @@
-"""Who answers: here a model of our own through the engine, in `server` one behind OpenAI's chat completions.
+"""Who answers: here a model of our own through the engine, in `cluster` many of it, in `server` one behind OpenAI's
+chat completions.
 
 ask(media, prompt, done) ──at once──> ... ──from another thread──> done(Answer, or PumiceError)
 """
@@ -7,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 from pumice.read.ask import Answer, Box, Prompt
@@ -20,13 +23,14 @@ Done = Callable[[Answer | PumiceError], None]
 
 
 class Asker(Protocol):
-    """Answers one prompt about one medium; ``digest`` names all that an answer depends on besides."""
+    """Answers prompts about media, ``batch`` at once; ``digest`` names all that an answer depends on besides."""
 
     digest: str
+    batch: int
 
     def ask(self, media: Media, prompt: Prompt, done: Done) -> None: ...
-    def boxes(self, media: Media, prompt: Prompt, text: str) -> tuple[Box, ...]:
-        """Where in the medium an answer was read, the strongest first."""
+    def find_boxes(self, media: Media, prompt: Prompt, answer: Answer, done: Done) -> None:
+        """Find where in the medium an answer was read: it comes back with its boxes, the strongest first."""
         ...
 
     def close(self) -> None: ...
@@ -46,13 +50,14 @@ class EngineAsker:
         from pumice.engine.grammar import compile_grammar
         from pumice.engine.memory import token_bytes
         from pumice.engine.settings import Settings
-        from pumice.eval.journal import model_hash
+        from pumice.journal import model_hash
 
         for prompt in prompts:  # or every page would fail
             if prompt.grammar is not None:
                 compile_grammar(prompt.grammar, assistant.processor.tokenizer, assistant.processor.stop_ids)
         self.digest = model_hash(assistant)
-        self._assistant, self._max_tokens = assistant, max_tokens
+        self.batch, self._assistant, self._max_tokens = batch, assistant, max_tokens
+        self._one = Lock()
         # The assistant's own engine isn't made unless it answers something: it decodes no pages ahead.
         positions = assistant.model.lm.config.max_position_embeddings
         one = positions * token_bytes(assistant.model, torch.float32) / 2**20  # a prompt of any length always fits
@@ -64,10 +69,18 @@ class EngineAsker:
         from pumice.engine.request import Sampling
 
         sampling = Sampling(self._max_tokens, logprobs=0, grammar=prompt.grammar)
-        self._engine.submit(_sample(media, prompt), sampling, done=_Collected(done), strip=True)
+        asked = self._assistant.prepared(_sample(media, prompt))
+        self._engine.submit(asked, sampling, done=_Collected(done), strip=True)
 
-    def boxes(self, media: Media, prompt: Prompt, text: str) -> tuple[Box, ...]:
-        """Raises PumiceError when the page can't be read or prompt and answer are too long."""
+    def find_boxes(self, media: Media, prompt: Prompt, answer: Answer, done: Done) -> None:
+        """At once, in a forward pass of its own; one at a time, because each holds a prompt's attention."""
+        with self._one:
+            try:
+                done(replace(answer, boxes=self._boxes(media, prompt, answer.text)))
+            except PumiceError as error:  # the page can't be read, or prompt and answer are too long
+                done(error)
+
+    def _boxes(self, media: Media, prompt: Prompt, text: str) -> tuple[Box, ...]:
         from pumice.evidence import evidence
 
         if not text.strip():

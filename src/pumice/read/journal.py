@@ -7,16 +7,15 @@ record ──write──> the output, begun anew by each run and filled from the
 from __future__ import annotations
 
 import csv
-import fcntl
-import hashlib
 import json
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import Any, TextIO
 
+from pumice.journal import FileJournal, digest_of
 from pumice.read.ask import Answer, Prompt, Steps
 from pumice.read.confidence import label
 from pumice.read.pages import Page
@@ -29,89 +28,28 @@ _RUNS = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:[.,][0-9]+)*%?")
 
 
-class Journal:
-    """Answers by key, in a file of one JSON object a line.
+class Journal(FileJournal[Answer]):
+    """Answers by key, in a file; as `FileJournal`."""
 
-    A last line that isn't whole, as a killed process leaves, is cut off; others that can't be read are passed over and
-    counted in ``broken``. Without a path nothing is kept.
+    def _fields(self, answer: Answer) -> Mapping[str, Any]:
+        return vars(answer)
 
-    Raises:
-        PumiceError: it can't be read or written, or another run is writing it.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self.path, self.broken = path, 0
-        self._answers: dict[str, Answer] = {}
-        self._file: IO[bytes] | None = None
-        if path is None:
-            return
-        try:
-            self._file = path.open("ab+")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._file.seek(0)
-            self._load(self._file)
-        except BlockingIOError:
-            raise PumiceError(f"{path}: another run is writing it; wait for its end or choose another --out") from None
-        except OSError as error:
-            raise PumiceError(f"{path}: can't be written ({error.strerror or error})") from None
-
-    def __len__(self) -> int:
-        return len(self._answers)
-
-    def get(self, key: str) -> Answer | None:
-        """The answer kept under a key."""
-        return self._answers.get(key)
-
-    def add(self, key: str, answer: Answer) -> None:
-        """Keep an answer; it is on the disk when this returns.
-
-        Raises:
-            PumiceError: it can't be written.
-        """
-        if self._file is None:
-            return
-        self._answers[key] = answer
-        line = json.dumps({"key": key, **vars(answer)}, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
-        try:
-            self._file.write(line)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise PumiceError(f"{self.path}: can't be written ({error.strerror or error})") from None
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-
-    def _load(self, file: IO[bytes]) -> None:
-        whole = 0
-        for line in file:
-            if line.endswith(b"\n"):
-                whole += len(line)
-                self._read(line)
-        file.truncate(whole)
-
-    def _read(self, line: bytes) -> None:
-        try:
-            entry = json.loads(line)
-            key, text, finish = entry["key"], entry["text"], entry["finish"]
-            tokens = tuple((int(end), float(logprob)) for end, logprob in entry["tokens"])
-            if not all(isinstance(value, str) for value in (key, text, finish)):
-                raise TypeError
-            boxes = entry["boxes"]
-            if boxes is not None:
-                boxes = tuple((tuple(map(float, box)), float(weight), frame) for box, weight, frame in boxes)
-            self._answers[key] = Answer(text, finish, tokens, entry["logprob"], boxes)
-        except (ValueError, TypeError, KeyError):
-            self.broken += 1
+    def _opened(self, entry: dict[str, Any]) -> Answer:
+        text, finish = entry["text"], entry["finish"]
+        if not isinstance(text, str) or not isinstance(finish, str):
+            raise TypeError
+        tokens = tuple((int(end), float(logprob)) for end, logprob in entry["tokens"])
+        boxes = entry["boxes"]
+        if boxes is not None:
+            boxes = tuple((tuple(map(float, box)), float(weight), frame) for box, weight, frame in boxes)
+        return Answer(text, finish, tokens, entry["logprob"], boxes)
 
 
 def entry_key(page: Page, prompt: Prompt, max_tokens: int, model: str) -> str:
     """sha256 over all that an answer depends on: the file's bytes, the page, what is asked, the model's own digest."""
     grammar = prompt.grammar and vars(prompt.grammar)
     parts = [FORM, page.digest, page.number, prompt.text, grammar, max_tokens, model]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return digest_of(json.dumps(parts).encode())
 
 
 class Output:

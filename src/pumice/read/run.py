@@ -12,12 +12,12 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from pumice.read.ask import MISSING, Answer, Ask, Prompt, Settled, assemble
-from pumice.read.askers import Asker
+from pumice.read.askers import Asker, Done
 from pumice.read.confidence import label
 from pumice.read.journal import Journal, Output, entry_key
 from pumice.read.pages import Page, open_pages
@@ -69,13 +69,22 @@ class _Asked:
 
 
 class Run:
-    """One run over files. ``batch`` is how many answers the asker makes at once; ``boxes`` says where each was read."""
+    """One run over files; ``boxes`` says of each answer where it was read, ``reader`` of each record that the asker
+    has a reader beside it.
+    """
 
     def __init__(
-        self, ask: Ask, asker: Asker, journal: Journal, output: Output, batch: int, max_tokens: int, boxes: bool = False
+        self,
+        ask: Ask,
+        asker: Asker,
+        journal: Journal,
+        output: Output,
+        max_tokens: int,
+        boxes: bool = False,
+        reader: bool = False,
     ) -> None:
         self.ask, self.asker, self.journal, self.output = ask, asker, journal, output
-        self.room, self.max_tokens, self.boxes = AHEAD * batch, max_tokens, boxes
+        self.room, self.max_tokens, self.boxes, self.reader = AHEAD * asker.batch, max_tokens, boxes, reader
         self.tally = Tally()
         self._order: deque[_Pending] = deque()
         self._waiting: dict[str, _Asked] = {}  # by key
@@ -135,7 +144,7 @@ class Run:
             return
         self.tally.asked += 1
         try:
-            self.asker.ask(asked.media, asked.prompt, lambda end: self._ends.put((key, end)))
+            self.asker.ask(asked.media, asked.prompt, self._ender(key))
         except PumiceError as error:
             self._ends.put((key, error))
 
@@ -149,23 +158,20 @@ class Run:
                 if block:
                     continue
                 return
-            asked = self._waiting.pop(key)
+            block = False
             if isinstance(end, Answer):
-                end = self._keep(key, asked, end)
-            for pending, prompt in asked.waiting:
+                if self.boxes and end.boxes is None:
+                    asked = self._waiting[key]
+                    self.asker.find_boxes(asked.media, asked.prompt, end, self._ender(key))
+                    continue
+                self.journal.add(key, end)
+            for pending, prompt in self._waiting.pop(key).waiting:
                 pending.answers[prompt] = end
                 pending.missing -= 1
-            block = False
 
-    def _keep(self, key: str, asked: _Asked, answer: Answer) -> Answer | PumiceError:
-        """Put an answer into the journal, and find first where it was read, if that is wanted."""
-        if self.boxes:
-            try:
-                answer = replace(answer, boxes=self.asker.boxes(asked.media, asked.prompt, answer.text))
-            except PumiceError as error:
-                return error
-        self.journal.add(key, answer)
-        return answer
+    def _ender(self, key: str) -> Done:
+        """Takes what ends a request, from any thread."""
+        return lambda end: self._ends.put((key, end))
 
     def _write(self, began: float, progress: Progress) -> None:
         """Write the records that are whole and have none before them."""
@@ -182,7 +188,9 @@ class Run:
         progress(self.tally)
 
     def _record(self, pending: _Pending) -> dict[str, Any]:
-        """{"file", "page" of a PDF, "values", "confidence", "evidence" if wanted, "error" if anything failed}."""
+        """{"file", "page" of a PDF, "values", "confidence", "evidence" if wanted, "reader" beside one, "error" if
+        anything failed}.
+        """
         page = pending.page
         record: dict[str, Any] = {"file": page.file}
         if page.number is not None:
@@ -207,6 +215,7 @@ class Run:
         errors.update([wrong] if wrong else [])
         confidence = {name: sure for one in settled for name, sure in one.confidence.items()}
         record |= {"values": values, "confidence": confidence} | ({"evidence": evidence} if self.boxes else {})
+        record |= {"reader": True} if self.reader else {}
         return record | ({"error": "; ".join(errors)} if errors else {})
 
 

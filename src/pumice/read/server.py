@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from pumice.read.ask import Answer, Box, Prompt
+from pumice.read.ask import Answer, Prompt
 from pumice.read.askers import Done
 from pumice.types import Media, PumiceError
 from pumice.vision.media import decode
@@ -50,7 +50,7 @@ class ServerAsker:
 
     def __init__(self, url: str, model: str | None, max_tokens: int, batch: int) -> None:
         self.url = url.rstrip("/").removesuffix("/chat/completions")
-        self._closed = threading.Event()
+        self.batch, self._closed = batch, threading.Event()
         model = model or self._first_model()
         self.digest = f"{self.url} {model}"
         self._settings: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": 0}
@@ -61,8 +61,8 @@ class ServerAsker:
         """Ask as soon as one of the ``batch`` is free."""
         self._threads.submit(self._ask, media, prompt, done)
 
-    def boxes(self, media: Media, prompt: Prompt, text: str) -> tuple[Box, ...]:
-        raise PumiceError("a server doesn't say where it read an answer")
+    def find_boxes(self, media: Media, prompt: Prompt, answer: Answer, done: Done) -> None:
+        done(PumiceError("a server doesn't say where it read an answer"))
 
     def close(self) -> None:
         """Ask nothing more."""

@@ -20,6 +20,7 @@ from pumice.engine.grammar import compile_grammar
 from pumice.engine.request import Outcome, Piece, Sampling
 from pumice.engine.settings import Full
 from pumice.engine.ticket import Ticket
+from pumice.reader.reader import Reader
 from pumice.serve.errors import ApiError, clean, from_error, invalid
 from pumice.serve.media import Laid, Opened, Opener, longest_text
 from pumice.serve.metrics import Metrics
@@ -40,13 +41,14 @@ class Served:
     limit: int
     characters: int
     created: int
+    reader: Reader | None = None
 
     @classmethod
     def of(cls, name: str, assistant: Assistant, engine: Engine) -> Served:
         """A model with its engine; nothing is cut to fit when it serves."""
         processor = replace(assistant.processor, cut=False)
         limit = min(processor.max_tokens, assistant.model.lm.config.max_position_embeddings)
-        return cls(name, processor, engine, limit, longest_text(processor), int(time.time()))
+        return cls(name, processor, engine, limit, longest_text(processor), int(time.time()), assistant.reader)
 
 
 @dataclass
@@ -68,6 +70,8 @@ async def prepare(model: Served, said: Sequence[Said], opener: Opener, space: st
     """
     began = time.perf_counter()
     opened = await opener.open_sample(said, space)
+    if model.reader is not None:
+        opened = await opener.with_text(opened, model.reader, space)
     return Prompt(model, opened, await opener.lay_out(opened.sample, model.processor, model.characters), space, began)
 
 

@@ -1,6 +1,6 @@
 """The application: its paths, and what they share.
 
-Service (models with their engines, processes that open files, keys, metrics) ──make_app──> Gate(FastAPI)
+Service (models with their engines, processes that open files, keys, metrics) ──make_app──> Admission(FastAPI)
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
+from pumice.serve.admission import Admission, Note
 from pumice.serve.answers import Answers, Prompt, Served, find_model, prepare
 from pumice.serve.chat import ChatAnswer
 from pumice.serve.errors import ApiError, from_error
 from pumice.serve.evidence import Finder, with_answer
 from pumice.serve.fetch import Fetcher
-from pumice.serve.gate import Gate, Note
 from pumice.serve.keys import Keys
 from pumice.serve.log import Log
 from pumice.serve.media import Opener
@@ -34,13 +34,14 @@ from pumice.serve.schemas import (
     ChatRequest,
     CountRequest,
     EvidenceRequest,
+    PreviewRequest,
     ResponseRequest,
     chat_sampling,
     read_body,
     response_sampling,
 )
 from pumice.serve.settings import ServeSettings
-from pumice.serve.tiling import tiling_json
+from pumice.serve.tiling import previews_json, tiling_json
 from pumice.serve.workers import DecodePool
 
 WEB = Path(__file__).parent / "web"
@@ -52,7 +53,8 @@ class Service:
     def __init__(self, models: dict[str, Served], settings: ServeSettings, fetcher: Fetcher | None = None) -> None:
         self.models, self.settings = models, settings
         self.metrics = Metrics()
-        self.pool = DecodePool({name: model.processor for name, model in models.items()}, settings)
+        reader = any(model.reader is not None for model in models.values())
+        self.pool = DecodePool({name: model.processor for name, model in models.items()}, settings, reader)
         self.opener = Opener(self.pool, fetcher or Fetcher(settings.remote), settings)
         self.finder = Finder(self.opener)
         self.threads = ThreadPoolExecutor(8, "submit")
@@ -86,7 +88,7 @@ class Service:
         return prompt
 
 
-def make_app(service: Service, keys: Keys, log: Log | None = None, web: Path = WEB) -> Gate:
+def make_app(service: Service, keys: Keys, log: Log | None = None, web: Path = WEB) -> Admission:
     """The ASGI application of a service."""
 
     @contextlib.asynccontextmanager
@@ -95,16 +97,16 @@ def make_app(service: Service, keys: Keys, log: Log | None = None, web: Path = W
             yield
 
     app = FastAPI(title="Pumice", docs_url=None, redoc_url=None, lifespan=lifespan)
-    gate = Gate(app, service.settings, keys, service.metrics, log or Log())
+    admission = Admission(app, service.settings, keys, service.metrics, log or Log())
     app.add_exception_handler(ApiError, _refuse)
     app.add_exception_handler(HTTPException, _refuse)
     app.add_exception_handler(Exception, _refuse)
     _add_answers(app, service)
-    _add_state(app, service, gate)
+    _add_state(app, service, admission)
     pages = _add_pages(app, web) if web.is_dir() else []
     describe(app)
-    gate.paths = frozenset([*app.openapi()["paths"], *pages])
-    return gate
+    admission.paths = frozenset([*app.openapi()["paths"], *pages])
+    return admission
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
@@ -147,6 +149,14 @@ def _add_answers(app: FastAPI, service: Service) -> None:
         said = read_messages(ask.messages, settings.media, settings.max_media)
         return JSONResponse(tiling_json(await service.prompt(ask.model, said, note)))
 
+    @app.post("/v1/previews", **errors_of(PreviewRequest))
+    async def previews(request: Request) -> Response:
+        note, ask = request.scope["note"], read_body(await request.body(), PreviewRequest)
+        said = read_messages(ask.messages, settings.media, settings.max_media)
+        space = service.space(note)
+        opened = await service.opener.open_sample(said, space)
+        return JSONResponse(previews_json(await service.opener.previews(opened, space)))
+
     @app.post("/v1/evidence", **errors_of(EvidenceRequest))
     async def evidence(request: Request) -> Response:
         note, ask = request.scope["note"], read_body(await request.body(), EvidenceRequest)
@@ -182,7 +192,7 @@ async def _noted(answers: Answers, note: Note) -> AsyncIterator[Any]:
     note.figures |= answers.usage() | {"finish": finish, "first_ms": round(answers.outcomes[0].first_ms, 1)}
 
 
-def _add_state(app: FastAPI, service: Service, gate: Gate) -> None:
+def _add_state(app: FastAPI, service: Service, admission: Admission) -> None:
     @app.get("/v1/models", **errors_of())
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model_json(model) for model in service.models.values()]}
@@ -197,7 +207,7 @@ def _add_state(app: FastAPI, service: Service, gate: Gate) -> None:
 
     @app.get("/ready", responses={503: {"description": "Stopping."}})
     async def ready() -> JSONResponse:
-        status = "draining" if gate.draining else "ready"
+        status = "draining" if admission.draining else "ready"
         return JSONResponse({"status": status, "models": list(service.models)}, 200 if status == "ready" else 503)
 
     @app.get("/metrics", response_class=Response)
@@ -214,6 +224,7 @@ def _model_json(model: Served) -> dict[str, Any]:
         "max_tokens": model.limit,
         "media": ["image", "page", "video"],
         "evidence": True,
+        "reader": model.reader is not None,
     }
 
 

@@ -63,6 +63,7 @@ class ChatAnswer:
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
             "model": answers.prompt.model.name,
+            **({"reader": True} if answers.prompt.model.reader else {}),
         }
 
     async def whole(self, events: AsyncIterator[Event]) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """The only code of a server that opens strangers' files: a process of its own that may hang, crash or starve alone.
 
-    settings, then (task, bytes of a file) ──connection──> {"media": [...]} | {"shape": [...]}, tiles | {"error": text}
+    settings, then (task, bytes of a file) ──connection──> {"media": [...]} | {"shape": [...]}, tiles | {"preview": uri}
+                                                           | {"lines": [...]} | {"error": text}
 
 What comes and goes is JSON and raw numbers; nothing of it is ever unpickled.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 import json
 import math
 import os
@@ -17,9 +20,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor, set_num_threads
 
 from pumice.encode import Processor, decode_tiles, place
+from pumice.reader.ocr import Read, rapid_ocr
+from pumice.reader.reader import pixels
 from pumice.serve.errors import clean
 from pumice.templates import get_template
 from pumice.types import Media, PumiceError
@@ -27,7 +33,10 @@ from pumice.vision.frames import VideoPolicy
 from pumice.vision.kinds import NAMES, open_media
 from pumice.vision.layout import Policy
 from pumice.vision.media import Limits
+from pumice.vision.pdf import render_page
 
+PREVIEW = 448
+"""Longest side in pixels of the small picture of a page."""
 FIELDS = ("kind", "size", "frames", "fps", "page")
 UNREADABLE = "this file can't be read: damaged, cut short, or it needs more memory than it may have"
 
@@ -39,6 +48,9 @@ def main(connection: Connection) -> None:
     given = json.loads(connection.recv_bytes())
     limits = Limits(**given["limits"])
     processors = {name: _processor(fields) for name, fields in given["processors"].items()}
+    read = rapid_ocr(threads=1) if given["reader"] else None
+    if read is not None:
+        read(Image.new("RGB", (64, 64)))  # its models are open before memory is bounded
     _bound_memory(given["memory"])
     while True:
         try:
@@ -46,14 +58,16 @@ def main(connection: Connection) -> None:
         except (EOFError, OSError):
             return
         _bound_time(limits.patience)
-        answer, tiles = _work(task, data, processors, limits)
+        answer, tiles = _work(task, data, processors, limits, read)
         connection.send_bytes(json.dumps(answer).encode())
         if tiles is not None:
             connection.send_bytes(tiles.numpy().data.cast("B"))
 
 
-def settings_json(processors: dict[str, Processor], limits: Limits, memory: int) -> bytes:
-    """What a process has to know; ``memory`` in bytes is what it may use beyond what it has in the beginning."""
+def settings_json(processors: dict[str, Processor], limits: Limits, memory: int, reader: bool = False) -> bytes:
+    """What a process has to know; ``memory`` in bytes is what it may use beyond what it has in the beginning. With
+    ``reader`` it also recognises text.
+    """
     fields = {
         name: {
             "policies": [p and p.to_dict() for p in (processor.policy, processor.several)],
@@ -63,7 +77,8 @@ def settings_json(processors: dict[str, Processor], limits: Limits, memory: int)
         }
         for name, processor in processors.items()
     }
-    return json.dumps({"processors": fields, "limits": asdict(limits), "memory": memory}).encode()
+    told = {"processors": fields, "limits": asdict(limits), "memory": memory, "reader": reader}
+    return json.dumps(told).encode()
 
 
 def _processor(fields: dict[str, Any]) -> Processor:
@@ -76,11 +91,15 @@ def _processor(fields: dict[str, Any]) -> Processor:
 
 
 def _work(
-    task: dict[str, Any], data: bytes, processors: dict[str, Processor], limits: Limits
+    task: dict[str, Any], data: bytes, processors: dict[str, Processor], limits: Limits, read: Read | None
 ) -> tuple[dict[str, Any], Tensor | None]:
     try:
         if task["task"] == "open":
-            return {"media": [_described(media) for media in _open(data, task["wanted"], limits)]}, None
+            return {"media": [described(media) for media in _open(data, task["wanted"], limits)]}, None
+        if task["task"] == "preview":
+            return {"preview": _preview(_medium(task, data))}, None
+        if task["task"] == "lines" and read is not None:
+            return {"lines": read(pixels(_medium(task, data)))}, None
         tiles = _tiles(task, data, processors[task["model"]])
         return {"shape": list(tiles.shape)}, tiles
     except PumiceError as error:
@@ -99,14 +118,28 @@ def _open(data: bytes, wanted: str | None, limits: Limits) -> list[Media]:
 
 def _tiles(task: dict[str, Any], data: bytes, processor: Processor) -> Tensor:
     """Pixels as `pumice.encode.encode` makes them: by the same functions."""
-    fields = task["media"]
-    media = Media(data, **fields | {"size": tuple(fields["size"])}, name="bytes")
+    media = _medium(task, data)
     several = processor.several if task["several"] and processor.several is not None else None
     policy = several or processor.policy
     return decode_tiles(media, place(media, processor, policy), processor, policy).contiguous()
 
 
-def _described(media: Media) -> dict[str, Any]:
+def _medium(task: dict[str, Any], data: bytes) -> Media:
+    fields = task["media"]
+    return Media(data, **fields | {"size": tuple(fields["size"])}, name="bytes")
+
+
+def _preview(media: Media) -> str:
+    """A small picture of a PDF's page, as a data: URI."""
+    scale = PREVIEW / max(media.size)
+    w, h = (max(1, round(side * scale)) for side in media.size)
+    buffer = io.BytesIO()
+    render_page(media, (w, h)).save(buffer, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def described(media: Media) -> dict[str, Any]:
+    """A medium without its file, as JSON has it."""
     return {name: getattr(media, name) for name in FIELDS}
 
 

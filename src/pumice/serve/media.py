@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from pumice.encode import Piece, Processor, lay_out
+from pumice.reader.lines import Line
+from pumice.reader.reader import Reader, beside
 from pumice.serve.errors import ApiError, from_error, invalid
 from pumice.serve.fetch import Fetcher
 from pumice.serve.parts import Attachment, Said
@@ -115,6 +117,7 @@ class Opener:
         self._tiles = Recent(settings.tile_bytes)
         self._headers = Recent(4096)  # files, not bytes
         self._texts = ThreadPoolExecutor(1, "texts")
+        self._previewing = asyncio.Semaphore(1)
 
     async def open_sample(self, said: Sequence[Said], space: str) -> Opened:
         """A Sample of messages; of their files only the headers are read.
@@ -183,6 +186,52 @@ class Opener:
             tiles=torch.cat(tiles) if tiles else torch.zeros(0, 3, pieces.tile, pieces.tile),
             layouts=tuple(layout for _, layout in pieces.placed),
         )
+
+    async def with_text(self, opened: Opened, reader: Reader, space: str) -> Opened:
+        """The same with the text of each picture and page after it, as the reader's own `assist` puts it there.
+
+        Raises:
+            ApiError: 400, a picture can't be decoded; 429, too many files wait.
+        """
+        found = zip(opened.sample.media, opened.sources, opened.digests, strict=True)
+        lines = await _all(
+            self._lines(media, file, (space, "lines", digest, media.page)) for media, file, digest in found
+        )
+        loop = asyncio.get_running_loop()
+        readings = [await loop.run_in_executor(self._texts, reader.reading, one) for one in lines]
+        return replace(opened, sample=beside(opened.sample, readings))
+
+    async def _lines(self, media: Media, file: Attachment, key: Any) -> list[Line]:
+        if media.kind == "video":
+            return []
+        lines = self._tiles.get(key)
+        if lines is None:
+            lines = await self.pool.lines(media, file.where)
+            self._tiles.put(key, lines, 64 + sum(128 + len(text) for _, text in lines))
+        return lines
+
+    async def previews(self, opened: Opened, space: str) -> list[tuple[Attachment, Media, str]]:
+        """The pages among a request's media, each with the file that it is of and a small picture (a data: URI).
+
+        Raises:
+            ApiError: 400, a page can't be rendered; 429, too many files wait.
+        """
+        found = zip(opened.sample.media, opened.sources, opened.digests, strict=True)
+        pages = [
+            (file, media, (space, "preview", digest, media.page))
+            for media, file, digest in found
+            if media.kind == "page"
+        ]
+        small = await _all(self._preview(file, media, key) for file, media, key in pages)
+        return [(file, media, picture) for (file, media, _), picture in zip(pages, small, strict=True)]
+
+    async def _preview(self, file: Attachment, media: Media, key: Any) -> str:
+        picture = self._tiles.get(key)
+        if picture is None:
+            async with self._previewing:  # one at a time, so that a long PDF leaves processes to those who ask
+                picture = await self.pool.preview(media, file.where)
+            self._tiles.put(key, picture, len(picture))
+        return picture
 
     async def _decode(
         self, model: str, place: tuple[Media, Layout], several: bool, file: Attachment, key: Any

@@ -96,6 +96,7 @@ class ResponseAnswer:
             "max_output_tokens": ask.max_output_tokens,
             "metadata": {},
             "model": self.answers.prompt.model.name,
+            **({"reader": True} if self.answers.prompt.model.reader else {}),
             "output": [] if outcome is None else [self._message(status, outcome)],
             "parallel_tool_calls": False,
             "previous_response_id": None,

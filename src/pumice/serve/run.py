@@ -9,7 +9,7 @@ import torch
 
 import pumice
 from pumice.engine.engine import Engine
-from pumice.engine.settings import Settings
+from pumice.engine.settings import LOOKUP, Settings
 from pumice.serve.answers import Served
 from pumice.serve.app import Service, make_app
 from pumice.serve.keys import Keys
@@ -38,15 +38,16 @@ def run(models: dict[str, str], args: Namespace, keys: Keys, hosts: frozenset[st
         hosts=hosts,
         remote=Remote(args.allow_remote or bool(remote), remote),
     )
-    engine = Settings(memory_mib=args.memory, batch=args.batch, queue=args.queue, weights=args.weights)
+    lookup = (LOOKUP if args.reader else 0) if args.lookup is None else args.lookup
+    engine = Settings(memory_mib=args.memory, batch=args.batch, queue=args.queue, weights=args.weights, lookup=lookup)
     served = {}
     for name, folder in models.items():
-        assistant = pumice.load(folder)
+        assistant = pumice.load(folder, reader=args.reader)
         served[name] = Served.of(name, assistant, Engine(assistant.model, assistant.processor, engine))
     log = Log()
     take_over(log)
-    gate = make_app(Service(served, settings), keys, log)
+    admission = make_app(Service(served, settings), keys, log)
     host, port = listening.getsockname()[:2]
     log.write("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", models=list(served))
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has stopped: that isn't a failure
-    serve(Server(gate, settings, args.host, args.port), listening)
+    serve(Server(admission, settings, args.host, args.port), listening)

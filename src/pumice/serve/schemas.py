@@ -102,6 +102,12 @@ class CountRequest(Body):
     messages: Messages
 
 
+class PreviewRequest(Body):
+    """POST /v1/previews."""
+
+    messages: Messages
+
+
 class EvidenceRequest(CountRequest):
     """POST /v1/evidence."""
 

@@ -1,4 +1,4 @@
-"""What a request costs and how its pictures are cut, from their Layouts."""
+"""What a request costs and how its pictures are cut, from their Layouts; small pictures of its pages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from pumice.serve.answers import Prompt
 from pumice.serve.parts import Attachment
 from pumice.types import Layout, Media
+from pumice.vision.frames import sample_indices
 
 
 def tiling_json(prompt: Prompt) -> dict[str, Any]:
@@ -20,10 +21,28 @@ def tiling_json(prompt: Prompt) -> dict[str, Any]:
         "visual_tokens": laid.visual,
         "max_tokens": limit,
         "media": [
-            _medium_json(media, layout, source)
+            _medium_json(media, layout, source) | _times_json(media, prompt)
             for (media, layout), source in zip(laid.placed, prompt.opened.sources, strict=True)
         ],
     }
+
+
+def previews_json(pages: list[tuple[Attachment, Media, str]]) -> dict[str, Any]:
+    """The answer of POST /v1/previews."""
+    return {
+        "pages": [
+            {"message": file.message, "part": file.part, "page": media.page, "image": picture}
+            for file, media, picture in pages
+        ]
+    }
+
+
+def _times_json(media: Media, prompt: Prompt) -> dict[str, Any]:
+    """Seconds at which a video's frames are taken."""
+    if media.kind != "video":
+        return {}
+    indices = sample_indices(media.frames, media.fps, prompt.model.processor.video_policy)
+    return {"times": [round(index / media.fps, 3) for index in indices]}
 
 
 def _medium_json(media: Media, layout: Layout, source: Attachment) -> dict[str, Any]:

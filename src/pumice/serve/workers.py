@@ -1,6 +1,7 @@
 """Processes that open strangers' files, from the server's side.
 
-    bytes ──open──> [Media]      Media ──tiles──> (N, 3, S, S)
+    bytes ──open──> [Media]      Media ──tiles──> (N, 3, S, S)      page ──preview──> a small picture
+    picture, page ──lines──> [(box, text)]
 
 Each task has its time, after which its process is killed; a process that dies fails its own task alone, and a new one
 takes its place. They are forked from one that has everything imported, so that a new one costs milliseconds.
@@ -24,9 +25,10 @@ import torch
 from torch import Tensor
 
 from pumice.encode import Processor
+from pumice.reader.lines import Line
 from pumice.serve import decode_worker
 from pumice.serve.errors import ApiError, invalid
-from pumice.serve.nursery import Nursery
+from pumice.serve.fork_server import ForkServer
 from pumice.serve.settings import ServeSettings
 from pumice.types import Layout, Media
 
@@ -42,8 +44,8 @@ class LostError(Exception):
 class _Seat:
     """A place for one process, which is started when there is a task."""
 
-    def __init__(self, nursery: Nursery, settings: bytes) -> None:
-        self.nursery, self.settings = nursery, settings
+    def __init__(self, fork_server: ForkServer, settings: bytes) -> None:
+        self.fork_server, self.settings = fork_server, settings
         self.connection: Connection | None = None
         self.pid = 0
         self.tasks = 0
@@ -79,7 +81,7 @@ class _Seat:
     def start(self) -> None:
         """Have a process."""
         if self.connection is None:
-            self.connection, self.pid = self.nursery.new()
+            self.connection, self.pid = self.fork_server.new()
             self.connection.send_bytes(self.settings)
             self.tasks = 0
 
@@ -107,15 +109,17 @@ class _Seat:
 
 
 class DecodePool:
-    """``workers`` seats; tasks wait in line for one. Use within one event loop."""
+    """``workers`` seats; tasks wait in line for one. With ``reader`` they also recognise text. Use within one event
+    loop.
+    """
 
-    def __init__(self, processors: dict[str, Processor], settings: ServeSettings) -> None:
-        told = decode_worker.settings_json(processors, settings.media, settings.worker_memory)
+    def __init__(self, processors: dict[str, Processor], settings: ServeSettings, reader: bool = False) -> None:
+        told = decode_worker.settings_json(processors, settings.media, settings.worker_memory, reader)
         self.settings = settings
         self.lost = 0
         self.waiting = 0
-        self._nursery = Nursery()
-        self._seats = [_Seat(self._nursery, told) for _ in range(settings.workers)]
+        self._fork_server = ForkServer()
+        self._seats = [_Seat(self._fork_server, told) for _ in range(settings.workers)]
         self._idle: asyncio.Queue[_Seat] = asyncio.Queue()
         for seat in self._seats:
             self._idle.put_nowait(seat)
@@ -145,13 +149,31 @@ class DecodePool:
         Raises:
             ApiError: as `open`.
         """
-        fields = {name: getattr(media, name) for name in decode_worker.FIELDS}
-        task = {"task": "tiles", "model": model, "media": fields, "several": several}
+        task = {"task": "tiles", "model": model, "media": decode_worker.described(media), "several": several}
         answer, pixels = await self._run(task, media.reference, where)
         shape = (layout.views, 3, layout.tile, layout.tile)
         if answer.get("shape") != list(shape) or len(pixels) != 4 * math.prod(shape):
             raise invalid(LOST, where, "media_unreadable")
         return torch.from_numpy(np.frombuffer(bytearray(pixels), np.float32).reshape(shape))
+
+    async def preview(self, media: Media, where: str) -> str:
+        """A small picture of a PDF's page, as a data: URI.
+
+        Raises:
+            ApiError: as `open`.
+        """
+        task = {"task": "preview", "media": decode_worker.described(media)}
+        answer, _ = await self._run(task, media.reference, where)
+        return str(answer["preview"])
+
+    async def lines(self, media: Media, where: str) -> list[Line]:
+        """The recognised lines of a picture or page.
+
+        Raises:
+            ApiError: as `open`.
+        """
+        answer, _ = await self._run({"task": "lines", "media": decode_worker.described(media)}, media.reference, where)
+        return [(tuple(map(float, box)), str(text)) for box, text in answer["lines"]]  # pyright: ignore[reportReturnType]
 
     async def _run(self, task: dict[str, Any], data: bytes, where: str) -> tuple[dict[str, Any], bytes]:
         if self.waiting >= self.settings.worker_queue:
@@ -195,7 +217,7 @@ class DecodePool:
         await asyncio.to_thread(self._threads.shutdown, True)
         for seat in self._seats:
             seat.end()
-        self._nursery.close()
+        self._fork_server.close()
 
 
 def _checked(fields: dict[str, Any]) -> dict[str, Any]:

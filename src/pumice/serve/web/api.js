@@ -41,7 +41,12 @@ export async function tokenize(body, signal) {
   return (await call("tokenize", body, signal)).json();
 }
 
-/** The regions of the pictures that an answer was read from: [{media, box: [x0, y0, x1, y1] in 0..1, weight}]. */
+/** Small pictures (data: URIs) of the pages of PDFs, in order. */
+export async function fetchPreviews(body) {
+  return (await (await call("v1/previews", body)).json()).pages.map(({ image }) => image);
+}
+
+/** The regions of the pictures that an answer was read from: [{media, frame, box: [x0, y0, x1, y1] in 0..1, weight}]. */
 export async function findEvidence(body, signal) {
   return (await (await call("v1/evidence", body, signal)).json()).regions;
 }

@@ -1,6 +1,6 @@
 // A file that was dropped, pasted or chosen: what it is, how it is sent, and what the server says of its tokens.
 
-import { tokenize } from "./api.js";
+import { fetchPreviews, tokenize } from "./api.js";
 
 const EXTENSIONS = {
   picture: ["png", "jpg", "jpeg", "webp", "gif", "tif", "tiff", "bmp"],
@@ -26,6 +26,7 @@ export class Medium {
     this.url = URL.createObjectURL(file);
     this.layouts = [];
     this.counts = new Map();
+    this.pages = null;
   }
 
   /** The part of a message that holds this file. */
@@ -47,6 +48,15 @@ export class Medium {
       this.counts.set(model, asked);
     }
     return this.counts.get(model);
+  }
+
+  /** Asks the server, once, for small pictures of a PDF's pages, which browsers can't draw. */
+  previews() {
+    if (!this.pages) {
+      this.pages = this.part().then((part) => fetchPreviews({ messages: [{ role: "user", content: [part] }] }));
+      this.pages.catch(() => { this.pages = null; });
+    }
+    return this.pages;
   }
 
   get tokens() {
@@ -71,17 +81,16 @@ function readData(file, kind) {
   });
 }
 
-/** Pictures (data: URIs) of `amount` moments of a video, evenly spread; yields [index, picture]. Ends at a codec that
- * the browser doesn't know. */
-export async function* frames(url, amount, side) {
+/** Pictures (data: URIs) of a video at `times` in seconds; yields [index, picture]. Ends at a codec that the browser
+ * doesn't know. */
+export async function* frames(url, times, side) {
   const video = document.createElement("video");
   Object.assign(video, { muted: true, preload: "auto", src: url });
   if (!(await happens(video, "loadeddata"))) return;
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = side;
-  for (let index = 0; index < amount; index += 1) {
-    const at = amount > 1 ? (index / (amount - 1)) * video.duration : 0;
-    video.currentTime = Math.min(at, Math.max(0, video.duration - 0.05));
+  for (const [index, time] of times.entries()) {
+    video.currentTime = Math.min(time, Math.max(0, video.duration - 0.05));
     if (!(await happens(video, "seeked"))) return;
     canvas.getContext("2d").drawImage(video, 0, 0, side, side);
     yield [index, canvas.toDataURL("image/jpeg", 0.7)];

@@ -32,8 +32,8 @@ export function drawTiles(layout, picture, words = "") {
   return drawing;
 }
 
-/** Sheets of paper in the first page's proportions, with their number. */
-export function drawSheets(layouts) {
+/** Sheets of paper in the first page's proportions, with their number or the `picture` of the first. */
+export function drawSheets(layouts, picture = null) {
   const [width, height] = layouts[0].size;
   const step = Math.min(width, height) / 24;
   const behind = Math.min(layouts.length, 3) - 1;
@@ -43,16 +43,20 @@ export function drawSheets(layouts) {
     const at = { x: step + i * step, y: step + (behind - i) * step, width, height };
     drawing.append(svg("rect", { ...at, class: "paper sheet" }));
   }
+  if (picture) {
+    drawing.append(image(picture, [step, step + behind * step], [width, height]));
+    return drawing;
+  }
   const middle = { x: step + width / 2, y: step + behind * step + height / 2 };
   drawing.append(svg("text", { ...middle, "font-size": Math.min(width, height) / 8, class: "words" }, words));
   return drawing;
 }
 
-/** Marks a part [x0, y0, x1, y1] (fractions of the picture) on what `drawTiles` drew. */
-export function markTiles(drawing, { offset, resized }, [x0, y0, x1, y1], strength) {
+/** Marks a part [x0, y0, x1, y1] (fractions of the picture) on a view: the last of `drawTiles`, one of `drawFrames`. */
+export function markView(view, { offset, resized }, [x0, y0, x1, y1], strength) {
   const [x, y] = [offset[0] + x0 * resized[0], offset[1] + y0 * resized[1]];
   const size = { width: (x1 - x0) * resized[0], height: (y1 - y0) * resized[1] };
-  drawing.lastElementChild.append(svg("rect", { x, y, ...size, class: "mark", "stroke-opacity": strength }));
+  view.append(svg("rect", { x, y, ...size, class: "mark", "stroke-opacity": strength }));
 }
 
 /** The drawing of a video's sampled frames. `set(index, picture)` fills one in. */
@@ -62,14 +66,14 @@ export function drawFrames(layout) {
   const step = tile * 1.06;
   const drawing = frame(cols * step, Math.ceil(frames / cols) * step, describe(layout));
   const cells = Array.from({ length: frames }, (_, i) => {
-    const cell = view((i % cols) * step, tile, tile, [0, 0], [tile, tile], null, number(i + 1));
+    const cell = view((i % cols) * step, tile, tile, layout.offset, layout.resized, null, number(i + 1));
     cell.setAttribute("y", Math.floor(i / cols) * step);
     drawing.append(cell);
     return cell;
   });
   const set = (index, picture) => {
     cells[index].querySelector("text")?.remove();
-    cells[index].append(image(picture, [0, 0], [tile, tile]));
+    cells[index].querySelector(".edge").before(image(picture, layout.offset, layout.resized));
   };
   return { drawing, set };
 }

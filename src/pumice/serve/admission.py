@@ -50,14 +50,14 @@ class ClientLeftError(Exception):
     """The client has left."""
 
 
-class Gate:
+class Admission:
     """An ASGI application around the real one. ``paths`` are those that have a name in logs and metrics."""
 
     def __init__(self, app: Any, settings: ServeSettings, keys: Keys, metrics: Metrics, log: Log) -> None:
         self.app, self.settings, self.keys, self.metrics, self.log = app, settings, keys, metrics, log
         self.paths: frozenset[str] = frozenset()
         self.draining = False
-        self.held = self.working = 0
+        self.held = self.working = self.answering = 0
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -104,6 +104,7 @@ class Gate:
         try:
             if self.draining:
                 raise ApiError(503, "draining", "the server is stopping; ask again", retry_after=5)
+            self._count(note.ending)
             if self.working > self.settings.requests:
                 raise ApiError(429, "queue_full", "too many requests at work; try again in a moment", retry_after=2)
             note.caller = self.keys.find(headers.get("authorization"))
@@ -115,6 +116,15 @@ class Gate:
                 await _discard(receive, 2 * self.settings.max_body)
             raise
         await self._answer(scope, body, receive, sender)
+
+    def _count(self, ending: contextlib.ExitStack) -> None:
+        """A request that the end of the server waits for."""
+        self.answering += 1
+
+        def end() -> None:
+            self.answering -= 1
+
+        ending.callback(end)
 
     def _check_host(self, host: str) -> None:
         """A page of another site that has its name point here (DNS rebinding) is told apart by the name."""

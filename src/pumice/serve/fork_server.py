@@ -1,6 +1,6 @@
 """New processes in milliseconds: forked from one that has everything imported and does nothing else.
 
-    server ──one end of a pair of sockets──> nursery ──fork──> process that opens files ──> its number
+    server ──one end of a pair of sockets──> fork server ──fork──> process that opens files ──> its number
 
 Unlike multiprocessing's fork server it runs nothing of the server's own main module, and unpickles nothing.
 """
@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 NUMBER = struct.Struct("=q")
 
 
-class Nursery:
+class ForkServer:
     """The server's side. It may be used from several threads."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Nursery:
         ours, theirs = socket.socketpair()
         with theirs:
             # -P: the folder in which the server was started isn't searched for modules
-            command = [sys.executable, "-P", "-m", "pumice.serve.nursery", str(theirs.fileno())]
+            command = [sys.executable, "-P", "-m", "pumice.serve.fork_server", str(theirs.fileno())]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         self._socket = ours
 
@@ -73,7 +73,7 @@ class Nursery:
 
 
 def main(number: int) -> None:
-    """The nursery itself: fork for every socket that comes, until the server is no more."""
+    """The fork server itself: fork for every socket that comes, until the server is no more."""
     from pumice.serve import decode_worker
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
