@@ -27,7 +27,7 @@ def read_stages(run: Path) -> dict[str, list[dict[str, Any]]]:
 
     A resumed run repeats the steps since its last checkpoint: the later row of a step counts.
     """
-    rows = [json.loads(line) for line in (run / "log-0.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     table = {(row["stage"], row["step"]): row for row in rows}
     stages: dict[str, list[dict[str, Any]]] = {row["stage"]: [] for row in rows}
     for stage, step in sorted(table):

@@ -248,7 +248,7 @@ def test_too_few_samples_to_hold_any_out_are_found_before_training(data, checkpo
     given = ["train", "--from", str(checkpoint), "--data", str(few), "--out", str(tmp_path / "run"), "precision=fp32"]
     assert cli.main([*given, "stages.finetune.heldout=0.0001"]) == 2
     assert "nothing is held out of " in capsys.readouterr().err
-    assert not (tmp_path / "run" / "log-0.jsonl").exists()
+    assert not (tmp_path / "run" / "log.jsonl").exists()
     settings = ("heldout=0", "patience=0", "steps=1", "warmup=1")
     assert cli.main([*given, *[f"stages.finetune.{setting}" for setting in settings]]) == 0
     assert "ask it: pumice ask" in capsys.readouterr().out

@@ -52,7 +52,7 @@ def test_killed_again_and_again_a_run_ends_as_if_nothing_had_been(tmp_path):
 
 def _rows(out) -> list[dict]:
     found = []
-    for line in (out / "log-0.jsonl").read_text().splitlines():
+    for line in (out / "log.jsonl").read_text().splitlines():
         try:
             found.append(json.loads(line))
         except ValueError:  # half a row, from a kill

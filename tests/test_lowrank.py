@@ -73,7 +73,7 @@ def recipe_over(base: Path, data: Path, out: Path, *settings: str) -> Recipe:
 def tune(base: Path, data: Path, out: Path, *settings: str) -> Learner:
     recipe = recipe_over(base, data, out, *settings)
     learner = train(recipe, out, World())
-    rows = [json.loads(line) for line in (out / "log-0.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert all(0 < row["answer_loss"] < 50 for row in rows)
     return learner
 

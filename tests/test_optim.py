@@ -89,9 +89,9 @@ def test_averages_follow_the_weights_and_are_swapped_back():
 
 
 def test_a_stage_ends_with_the_average_of_its_weights_and_measures_it(run, monkeypatch):  # noqa: F811
-    from pumice.data import feed as feeds
+    from pumice.data import drawn
 
-    monkeypatch.setattr(feeds, "HELDOUT", 4)
+    monkeypatch.setattr(drawn, "HELDOUT", 4)
     plain, own = stage(steps=4, batch=2, eval_every=1), stage(steps=4, batch=2, eval_every=1, ema=0.5)
     made = run("plain")
     seen: list[dict[str, torch.Tensor]] = []

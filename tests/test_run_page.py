@@ -17,7 +17,7 @@ def row(step: int, loss: float, **more) -> dict:
 
 def write(run: Path, rows: list[dict]) -> None:
     lines = [json.dumps({"pictures_s": 1.0, "tokens_s": 2.0, **r}) for r in rows]
-    (run / "log-0.jsonl").write_text("\n".join(lines) + "\n")
+    (run / "log.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def test_curves_are_the_figures_of_the_log():
@@ -40,7 +40,7 @@ def test_curves_are_the_figures_of_the_log():
 def test_the_page_is_whole_safe_and_alone(tmp_path):
     write(tmp_path, [row(10, 4.0), row(20, 3.0), row(10, 9.0)])  # a resumed run: the later row of a step counts
     (tmp_path / "recipe.toml").write_text('name = "<script>"')
-    with (tmp_path / "log-0.jsonl").open("a") as log:
+    with (tmp_path / "log.jsonl").open("a") as log:
         log.write('{"stage": "s<1>", "st')  # a killed process
     page = write_page(tmp_path).read_text()
     assert "<h2>s&lt;1&gt;</h2>" in page

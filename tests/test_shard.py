@@ -42,7 +42,7 @@ def run(tmp_path: Path, name: str, overrides: list[str], out: str, workers: int)
     ]
     done = subprocess.run([*command, str(tmp_path / "worker.py"), *given], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in (tmp_path / out / "log-0.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (tmp_path / out / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_shared_out_weights_learn_what_whole_ones_learn(tmp_path, overrides):
     alone = load_recipe(RECIPES / "elva-160m.toml", overrides)
     train(alone, tmp_path / "alone", World(), tmp_path / "data")
     shared = run(tmp_path, "elva-160m", [*overrides, 'parallel="shard"'], "shared", 2)
-    rows = [json.loads(line) for line in (tmp_path / "alone" / "log-0.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "alone" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in shared] == [row["step"] for row in rows]
     for ours, theirs in zip(shared, rows, strict=True):
         assert ours["norm"] == pytest.approx(theirs["norm"], abs=2e-4)  # of all gradients, whoever holds them

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pumice import toml
+from pumice.data.render.registry import DRAWN, Style
 from pumice.toml import Count, Keys, Positive, Rate, Share, Whole
 from pumice.vision.frames import VideoPolicy
 from pumice.vision.layout import Policy
@@ -22,8 +23,6 @@ from pumice.vision.layout import Policy
 Module = Literal["tower", "connector", "newline", "lm", "head"]
 MODULES = get_args(Module)
 """What can be trained; ``head`` is the reading head on the tower, used in training only."""
-KINDS = ("wall", "lines", "receipts", "forms", "tables", "charts", "objects")
-"""Kinds of rendered pictures."""
 SAMPLING = re.compile(r"all|(first|end|random):[1-9][0-9]*%?")
 """Which of a source's samples count, as in LLaVA-NeXT's mixtures."""
 NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -104,7 +103,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """A source of samples, ``[data.NAME]`` in TOML; stages name it in their ``data`` beside KINDS.
+    """A source of samples, ``[data.NAME]`` in TOML; stages name it in their ``data`` beside kinds.
 
     format    llava: LLaVA's JSON, JSONL, or a YAML mixture of them · messages: OpenAI-style messages, JSONL · parquet:
               LLaVA's conversations with embedded pictures · captions: a folder of pictures, each with a .txt beside it
@@ -147,6 +146,18 @@ class ReadConfig:
 
 
 @dataclass(frozen=True)
+class ReaderConfig:
+    """Rendered pages with their text in the prompt, as a reader's lines with its mistakes (reader/teach.py).
+
+    ``blind`` is the share of the pages whose text stands without the picture, ``bare`` of the others that have the
+    picture without text.
+    """
+
+    blind: Share = 0.0
+    bare: Share = 0.0
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage of training.
 
@@ -154,20 +165,25 @@ class Stage:
                   under it · answer: questions
     steps         optimiser steps; 0 is one pass over the data
     batch, batch_tokens  an optimiser step over all workers: so many samples, or as many as fit into so many tokens
-    pack_tokens   most tokens of one forward pass; a worker's share of a step beyond it is accumulated. 0 is no limit
+    pack_tokens   most tokens of one forward pass; a worker's share of a step beyond it is accumulated. 0 is no limit.
+                  How long a drawn sample is isn't known before: a pass has as many as fit if all have ``max_tokens``
     stream        samples of sources aren't indexed before but laid out as they come, and wait in a window of so many
                   from which steps are filled; 0 indexes them
     lr            peak learning rate of each of MODULES; absent or 0 is frozen
     lora          the language model trains low-rank; without it all of its weights do, if ``lr.lm`` is above 0
     tower_lora    likewise of the tower
-    data          mixture over KINDS and the recipe's sources. With ``steps`` the values are relative weights; without,
-                  how often each source is passed over: 1 is every sample once, 0.5 a random half
+    data          mixture over kinds that are drawn (data/render/registry.py) and the recipe's sources. With ``steps``
+                  the values are relative weights; without, how often each source is passed over: 1 is every sample
+                  once, 0.5 a random half
+    answers       papers or short: all names of kinds mean what `pumice data render` draws, asked in that style.
+                  Without it the names in registry.PLAIN mean its plain pages; the others are drawn as with papers
     dense_weight, align_weight  weights of the reading and alignment losses beside the objective's own
     keep_weight   weight of a loss that holds the tower's last features of pictures without known characters to what
                   they were before training: learning to read else costs the tower what it knew of things
     template, layout, several, video  instead of the model's own, in this stage
     max_tokens    longest sample, 0 is what the model takes; over_length says what becomes of longer ones: left out and
-                  counted, or cut at the right as the originals do (never inside of a picture)
+                  counted (drawn ones are drawn again), or cut at the right as the originals do (never inside of a
+                  picture)
     warmup        linear warm-up: below 1 a share of the steps, else steps
     optimizer     adamw, or muon: the matrices of blocks and connector by Muon at the same rates, the rest by AdamW
     layer_decay   of ``tower`` or ``lm``: each block's rate is that of the next one times this (as in BEiT)
@@ -176,8 +192,10 @@ class Stage:
     schedule      wsd: a plateau, then a linear fall over the last ``decay`` of the steps · cosine: no plateau
     floor         the last learning rate as a share of the peak
     clip          largest norm of the gradient
-    max_views     rendered pictures with more views are drawn again; 0 is any
+    max_views     drawn samples with more views, over all their pictures or frames, are counted and drawn again; 0 is
+                  any
     rr            read, then reason: a turn that reads the picture before the questions about it (data/reading.py)
+    reader        a reader's lines beside the rendered pages (reader/teach.py)
     heldout       share of every source that isn't trained on but measured at every evaluation; rendered pictures have a
                   split of their own
     patience      evaluations without a lower held-out loss after which the stage ends, and its best weights count; 0 is
@@ -188,7 +206,8 @@ class Stage:
     name: str
     objective: Literal["read", "align", "answer"]
     lr: Annotated[dict[str, Rate], Keys(MODULES)]
-    data: Annotated[dict[str, Rate], Keys(KINDS)]
+    data: Annotated[dict[str, Rate], Keys(DRAWN)]
+    answers: Style | None = None
     steps: Whole = 0
     batch: Whole = 0
     batch_tokens: Whole = 0
@@ -219,6 +238,7 @@ class Stage:
     max_views: Whole = 0
     gradient_checkpointing: bool = False
     rr: ReadConfig | None = None
+    reader: ReaderConfig | None = None
     heldout: Share = 0.0
     patience: Whole = 0
     checkpoint_minutes: Positive = 3.0
@@ -243,8 +263,9 @@ class Recipe:
     background a thread writes a copy in CPU memory meanwhile.
     ``start`` are the weights to begin from: parts (pretrained parts alone), pocket (the shipped weights), a path to a
     run's delta.safetensors, or a checkpoint's folder or name on a hub. ``start_modules`` are the modules taken from
-    there; the others begin anew. A model that is a checkpoint begins from it. ``data`` are the sources on disk that
-    stages name.
+    there; the others begin anew. A model that is a checkpoint begins from it. With ``start_folded`` the low-rank update
+    in ``start`` becomes part of the language model's weights, and the run trains one beside it.
+    ``data`` are the sources on disk that stages name.
     """
 
     name: str
@@ -258,6 +279,7 @@ class Recipe:
     save_checkpoints: Literal["wait", "background"] = "wait"
     start: str = "parts"
     start_modules: tuple[Module, ...] = MODULES
+    start_folded: bool = False
     data: dict[str, DataConfig] = field(default_factory=dict)
 
 

@@ -3,7 +3,7 @@
     recipe ──sizes──> parameters, FLOPs, memory        sources on disk ──index, plan──> exact samples, steps, tokens
 
 A source that isn't on this machine counts with the samples that the recipe says it has; its tokens are then unknown,
-and so is what follows from them.
+and so is what follows from them. Of samples that are drawn a few tell how large they are.
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ from pathlib import Path
 
 import numpy as np
 
-from pumice.config import LoraConfig, Recipe, Stage
-from pumice.data.feed import PlannedFeed, open_feed, rendered
+from pumice.config import LoraConfig, ModelConfig, Recipe, Stage
+from pumice.data.drawn import RenderedFeed, Size, size_of
+from pumice.data.feed import PlannedFeed, open_feed, rendered, stage_processor
 from pumice.data.index import Progress
 from pumice.data.plan import Plan
+from pumice.data.render.registry import DRAWN
 from pumice.encode import Processor
 from pumice.formats.sizes import Model
 from pumice.plan.costs import connector_parameters, lm_parameters
 from pumice.plan.costs import tower_parameters as count_tower
 from pumice.plan.devices import Device
-from pumice.train.flops import training_flops
+from pumice.pocket.parts import PARTS, cache_dir, verify
+from pumice.train.flops import objective_flops, training_flops
 from pumice.train.provenance import Difference, differences
+from pumice.types import PumiceError
 
 
 def state_bytes(stage: Stage) -> int:
@@ -34,6 +38,8 @@ def state_bytes(stage: Stage) -> int:
     return 4 + (4 if stage.optimizer == "muon" else 8) + (4 if stage.ema else 0)
 
 
+PROBES = 48
+"""Draws that tell how large the samples of a stage are."""
 NF4_BYTES = 0.516
 """Bytes of a weight in 4 bits with its share of the scales: 8 bits for 64 weights, and fp32 for 256 of those."""
 
@@ -42,7 +48,9 @@ NF4_BYTES = 0.516
 class Course:
     """One stage's. ``tokens``, ``views``, ``supervised`` are totals, None where unknown; FLOPs of all passes.
 
-    ``memory`` are bytes of weights, gradients and moments on one device; activations come on top.
+    ``longest`` are the most tokens of a sample. ``memory`` are bytes of weights, gradients and moments on one device;
+    activations come on top. Where totals are ``estimated``, PROBES draws stand for all; ``note`` says why there are
+    none.
     """
 
     stage: str
@@ -55,10 +63,13 @@ class Course:
     tokens: int | None = None
     views: int | None = None
     supervised: int | None = None
+    longest: int | None = None
     flops: float | None = None
     seconds: float | None = None
     missing: list[str] = field(default_factory=list)
     sources: dict[str, int] = field(default_factory=dict)
+    estimated: bool = False
+    note: str = ""
 
 
 def course(
@@ -72,7 +83,8 @@ def course(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> list[Course]:
-    """The course of every stage. The tokenizer is asked for only where a source is on this machine.
+    """The course of every stage. The tokenizer is asked for only where a source is on this machine, or samples are
+    drawn and it is in the cache.
 
     Raises:
         PumiceError: a source that is there but can't be indexed or planned.
@@ -82,14 +94,16 @@ def course(
         one = _begin(recipe, stage, model)
         planned = None
         missing = [name for name in stage.data if name in recipe.data and not (root / recipe.data[name].path).exists()]
-        if not rendered(stage) and not missing:
+        if all(name in DRAWN for name in stage.data):
+            _estimate(one, recipe, stage, model, make_processor)
+        elif not rendered(stage) and not missing:
             feed = open_feed(recipe, stage, make_processor(), root, cache, workers, progress)
             planned = feed.plan if isinstance(feed, PlannedFeed) and isinstance(feed.plan, Plan) else None
         one.missing = missing
         if planned is not None:
             _count(one, stage, model, planned)
-            if device is not None and one.flops is not None:
-                one.seconds = one.flops / (device.usable_flops * devices)
+        if device is not None and one.flops is not None:
+            one.seconds = one.flops / (device.usable_flops * devices)
         found.append(one)
     return found
 
@@ -137,10 +151,31 @@ def _count(one: Course, stage: Stage, model: Model, planned: Plan) -> None:
     """Fill in what follows from a plan."""
     one.samples, one.steps = len(planned.row), planned.steps
     one.tokens, one.views = int(planned.tokens.sum()), int(planned.views.sum())
-    one.supervised = int(planned.supervised.sum())
+    one.supervised, one.longest = int(planned.supervised.sum()), int(planned.tokens.max())
     counts = np.bincount(planned.source, minlength=len(planned.names))
     one.sources = {name: int(count) for name, count in zip(planned.names, counts, strict=True)}
     one.flops = training_flops(stage, model, planned.tokens, one.views, one.supervised)
+
+
+def _estimate(one: Course, recipe: Recipe, stage: Stage, model: Model, make_processor: Callable[[], Processor]) -> None:
+    """Fill in what PROBES draws of a stage tell, or why they can't."""
+    config = recipe.model
+    if isinstance(config, ModelConfig) and config.lm in PARTS and not verify(cache_dir() / config.lm):
+        one.note = f"{config.lm} isn't in the cache of this machine: how long drawn samples are isn't known"
+        return
+    try:
+        feed = RenderedFeed(stage, stage_processor(make_processor(), stage), recipe.seed)
+        sizes = [size_of(feed.sample(number), feed.processor) for number in range(PROBES)]
+    except PumiceError as error:
+        one.note = str(error)
+        return
+    whole = Size(*(sum(column) for column in zip(*sizes, strict=True)))
+    asked = np.array([size.tokens for size in sizes if size.supervised])
+    first = config.tower.layers[0] if isinstance(config, ModelConfig) and config.tower.layers else 0
+    flops = objective_flops(model, stage, asked, whole.views, whole.visual, whole.supervised, first)
+    scale = one.samples / PROBES
+    one.tokens, one.views, one.supervised = (round(scale * n) for n in (whole.tokens, whole.views, whole.supervised))
+    one.flops, one.estimated, one.longest = scale * flops, True, max(size.tokens for size in sizes)
 
 
 def print_course(
@@ -171,6 +206,10 @@ def print_course(
         for name in one.missing:
             where = recipe.data[name].url or "nowhere that the recipe names"
             console.print(f"{one.stage}: {name} isn't on this machine, its count is the recipe's; published at {where}")
+        if one.note:
+            console.print(f"{one.stage}: {one.note}", markup=False, soft_wrap=True)
+    if any(one.estimated for one in found):
+        console.print(f"~ is what {PROBES} draws of the stage's samples tell.")
     if changed:
         console.print(f"Differs from {base} in:")
         for one in changed:
@@ -184,6 +223,7 @@ ROWS = (
     "steps",
     "tokens",
     "supervised",
+    "longest",
     "views",
     "weights",
     "trained",
@@ -196,6 +236,8 @@ ROWS = (
 def _cells(one: Course) -> list[str]:
     share = f"{one.supervised / one.tokens:.0%}" if one.tokens and one.supervised is not None else "?"
 
+    about = "~" * one.estimated
+
     def number(value: float | None, form: str = ",.0f", unit: str = "") -> str:
         return f"{value:{form}}{unit}" if value is not None else "?"
 
@@ -203,14 +245,15 @@ def _cells(one: Course) -> list[str]:
         one.objective,
         number(one.samples),
         number(one.steps or None),
-        number(one.tokens),
-        share,
-        number(one.views),
+        f"~{number(one.tokens / 1e6, ',.1f', ' M')}" if one.estimated and one.tokens else number(one.tokens),
+        about + share,
+        about + number(one.longest),
+        about + number(one.views),
         number(one.parameters / 1e6, ",.1f", " M"),
         number(one.trained / 1e6, ",.1f", " M"),
         number(one.memory / 2**30, ",.1f", " GiB"),
-        number(one.flops and one.flops / 1e18, ",.3g"),
-        number(one.seconds and one.seconds / 3600, ",.2f"),
+        about + number(one.flops and one.flops / 1e18, ",.3g"),
+        (about if one.seconds else "") + number(one.seconds and one.seconds / 3600, ",.2f"),
     ]
 
 
@@ -220,7 +263,6 @@ def main(
     """Print what the run of a recipe's file will take on ``devices`` of a kind; without a kind no hours are said."""
     from pumice.model.build import build_processor
     from pumice.plan.devices import find_device
-    from pumice.pocket.parts import cache_dir
 
     chosen = find_device(device) if device else None
     made: list[Processor] = []

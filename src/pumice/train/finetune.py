@@ -18,7 +18,7 @@ from pumice.config import CheckpointConfig, DataConfig, LoraConfig, Recipe, load
 from pumice.data.feed import PlannedFeed
 from pumice.data.records import Records
 from pumice.data.sources import open_source
-from pumice.eval.metrics import character_error_rate, exact_match
+from pumice.eval.metrics.strings import character_error_rate, exact_match
 from pumice.formats.adapters import is_partial
 from pumice.formats.hub import HUB_ID, checkpoint_folder
 from pumice.pocket.parts import RECIPE

@@ -43,12 +43,21 @@ def batch_flops(model: Model, stage: Stage, batch: Batch, first: int = 0) -> flo
 
     Documents without a question don't pass the language model.
     """
-    views = sum(placed.views for placed in batch.layouts)
+    lengths = batch.starts.diff().cpu().numpy()[batch.asked]
+    views, visual = (sum(getattr(placed, name) for placed in batch.layouts) for name in ("views", "tokens"))
+    return objective_flops(model, stage, lengths, views, visual, batch.supervised, first)
+
+
+def objective_flops(
+    model: Model, stage: Stage, lengths: np.ndarray, views: int, visual: int, supervised: int, first: int = 0
+) -> float:
+    """FLOPs of both passes by the stage's objective: of documents of ``lengths`` tokens that have a question, of
+    ``views`` views, and of ``visual`` tokens; ``first`` is the block at which reading is taught.
+    """
     if stage.objective == "read":
         share = first / model.tower.used if first else 1.0
         return seeing_flops(stage, model, views) * share
     if stage.objective == "align":
-        table = 2.0 * model.lm.vocab * model.lm.hidden * sum(placed.tokens for placed in batch.layouts)
+        table = 2.0 * model.lm.vocab * model.lm.hidden * visual
         return seeing_flops(stage, model, views) + 2 * table
-    lengths = batch.starts.diff().cpu().numpy()[batch.asked]
-    return training_flops(stage, model, lengths, views, batch.supervised)
+    return training_flops(stage, model, lengths, views, supervised)

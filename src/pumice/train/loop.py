@@ -234,7 +234,7 @@ def _heldout(run: Run, stage: Stage, held: Feed) -> dict[str, Any]:
 
 
 def _log(run: Run, stage: Stage, feed: Feed, done: int, meter: Meter, figures: dict[str, Any]) -> None:
-    """A row of the log, with the figures of all workers: each writes it, the first one also shows it."""
+    """A row of the log, with the figures of all workers: the first one writes it and shows it."""
     row = {"stage": stage.name, "step": done, "pictures": feed.seen(done)}
     row |= meter.merge(run.world).row(run.peak) | {"memory_gib": peak_memory(run.world)} | figures
     row["lr"] = round(factor(stage, done - 1, feed.steps), 5)

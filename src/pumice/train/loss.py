@@ -1,4 +1,4 @@
-"""Cross-entropy of supervised tokens without the logits of all of them at once.
+"""Cross-entropy over the vocabulary without the logits of all rows at once.
 
 hidden rows (K, H) ──CHUNK rows──> logits (CHUNK, V) ──> loss of each token, whether it was named right
 """
@@ -19,7 +19,8 @@ CHUNK = 1024
 def token_loss(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """(cross-entropies (K,) float32, whether the best guess is right (K,) bool) of K rows (K, H), targets (K,).
 
-    More than CHUNK rows are done in turn, and their logits computed again in the backward pass.
+    ``head`` gives rows' logits. More than CHUNK rows are done in turn, and their logits computed again in the backward
+    pass.
     """
     if len(targets) <= CHUNK:
         return _chunk_loss(head, hidden, targets)

@@ -192,14 +192,11 @@ def _align_term(learner: Learner, batch: Batch, visual: Tensor, weight: float) -
     places, targets = found.places, found.tokens
     table = whole(learner.model.lm.get_input_embeddings().weight.detach())
     scale = ALIGN_LOGIT / float(table.float().square().sum(1).mean())
-    # Where several tokens share a visual token, each counts in proportion: the target is a mixture.
-    used, row = places.unique(return_inverse=True)
     bias = learner.head.word_bias * BIAS_UNIT
-    logprobs = (F.linear(visual[used], table).float() * scale + bias).log_softmax(-1)
+    losses, right = token_loss(lambda rows: F.linear(rows, table).float() * scale + bias, visual[places], targets)
+    # Where several tokens share a visual token, each counts in proportion: the target is a mixture.
     share = 1.0 / _sharing(places)
-    losses = -logprobs[row, targets] * share
-    right = int((logprobs.argmax(-1)[row] == targets).sum())
-    return Term("align", losses.sum(), share.sum(), weight, right, targets.numel())
+    return Term("align", (losses * share).sum(), share.sum(), weight, int(right.sum()), targets.numel())
 
 
 def _sharing(places: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """A run's folder as one page: curves of every stage, what it is doing now, its recipe.
 
-log-0.jsonl, recipe.toml ──write_page──> index.html (no scripts, nothing from elsewhere)
+log.jsonl, recipe.toml ──write_page──> index.html (no scripts, nothing from elsewhere)
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ pre { overflow-x: auto; }
 
 def write_page(run: Path) -> Path:
     """Write ``run``/index.html from what the run has logged so far; the page appears whole."""
-    rows = _rows(run / "log-0.jsonl")
+    rows = _rows(run / "log.jsonl")
     stages: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:  # a resumed run repeats steps: the later row counts
         stages.setdefault(row["stage"], {})[row["step"]] = row

@@ -8,9 +8,12 @@ all of a language model, trained ──> model/
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
+
+import torch
+from torch import Tensor
 
 from pumice.config import ModelConfig, Recipe, Stage, digest
 from pumice.encode import Processor
@@ -19,7 +22,7 @@ from pumice.formats.hub import checkpoint_folder
 from pumice.formats.own import save_model
 from pumice.formats.runs import ADAPTER, DELTA
 from pumice.model.build import load_tower
-from pumice.model.weights import pack_delta, read_delta, save_delta
+from pumice.model.weights import lm_pairs, pack_delta, read_delta, save_delta
 from pumice.train.lowrank import folded, has_lora, lora_pairs, updates
 from pumice.train.objectives import Learner
 from pumice.train.start import begun_from, delta_file
@@ -77,11 +80,24 @@ def export_delta(recipe: Recipe, learner: Learner, path: Path, note: str) -> Non
     assert isinstance(recipe.model, ModelConfig)
     lm, begun = learner.model.lm, delta_file(recipe.start)
     pairs = lora_pairs(lm)
+    if begun and recipe.start_folded and "lm" in recipe.start_modules and pairs:
+        pairs = beside(lm_pairs(read_delta(begun)[0]), pairs)
     with folded(learner.model.tower):
         packed = pack_delta(learner.model, load_tower(recipe.model.tower), pairs, learner.head)
     if begun and "lm" in recipe.start_modules and not has_lora(lm):  # as it was
         packed |= {name: value for name, value in read_delta(begun)[0].items() if name.startswith("lm.")}
     save_delta(packed, path, {"recipe": recipe.name, "digest": digest(recipe), "stage": note})
+
+
+def beside(
+    first: Mapping[str, tuple[Tensor, Tensor]], second: Mapping[str, tuple[Tensor, Tensor]]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The sum of two low-rank updates, {module path: (a (r, in), b (out, r))}, as one of both ranks together."""
+    joined = {**first, **second}
+    for path in first.keys() & second.keys():
+        (a, b), (more_a, more_b) = first[path], second[path]
+        joined[path] = torch.cat([a.float(), more_a.float()]), torch.cat([b.float(), more_b.float()], dim=1)
+    return joined
 
 
 def export_adapter(recipe: Recipe, learner: Learner, out: Path) -> None:

@@ -1,6 +1,6 @@
 """`pumice train`: a recipe's stages one after the other, resumable, on one or several workers.
 
-recipe.toml ──> runs/NAME/ recipe.toml · log-0.jsonl · starts.jsonl · checkpoints/ · what each stage made (product.py)
+recipe.toml ──> runs/NAME/ recipe.toml · log.jsonl · starts.jsonl · checkpoints/ · what each stage made (product.py)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from pumice.config import ModelConfig, Recipe, Stage, load_recipe, resolved
+from pumice.data.drawn import check_drawn
 from pumice.data.feed import Feed, open_feed
 from pumice.encode import Processor
 from pumice.model.build import auto_dtype, build_model, build_processor
@@ -114,6 +115,7 @@ def train(
     track: Sequence[str] = (),
 ) -> Learner:
     """All stages of a recipe, from wherever ``out`` stands."""
+    check_drawn(recipe)
     _claim(recipe, out, world)
     learner, found, state = _begin(recipe, out, world)
     first = [stage.name for stage in recipe.stages].index(state["stage"])
@@ -132,8 +134,7 @@ def train(
     run.saver = Saver(recipe.keep_checkpoints, recipe.save_checkpoints == "background")
     _stop_on_signals(run)
     view_cost = learner.model.tower.side**2 * _size(learner.model.tower) / _size(learner.model.lm)
-    with (out / f"log-{world.rank}.jsonl").open("a") as log, closing(reports):
-        run.log = log
+    with (out / "log.jsonl").open("a") if world.main else nullcontext() as run.log, closing(reports):
         for position, stage in enumerate(recipe.stages[first:], first):
             begin = state["step"] if position == first else 0
             need_lora(recipe, learner, position)

@@ -15,7 +15,7 @@ from pumice.config import MODULES, CheckpointConfig, Recipe
 from pumice.formats.opening import own_names
 from pumice.formats.shards import read_folder
 from pumice.model.build import locate
-from pumice.model.weights import HEAD, apply_tensors, read_delta
+from pumice.model.weights import HEAD, apply_tensors, lm_pairs, read_delta
 from pumice.pocket.parts import WEIGHTS
 from pumice.train.lowrank import add_lora, has_lora, reset_lengths, set_lora_pairs
 from pumice.train.objectives import Learner
@@ -31,10 +31,11 @@ def prepare(recipe: Recipe, learner: Learner, position: int, device: torch.devic
         PumiceError: as `begin_from` and `add_lora`.
     """
     begun = begun_from(recipe)
-    if begun and recipe.start != "parts":
+    before = bool(begun) or recipe.start_folded
+    if before and recipe.start != "parts":
         begin_from(recipe.start, learner, recipe.start_modules)  # before matrices: weights in 4 bits aren't written to
     need_lora(recipe, learner, len(recipe.stages) - 1 if begun or recipe.start != "parts" else position, device)
-    if not begun and recipe.start != "parts":
+    if not before and recipe.start != "parts":
         begin_from(recipe.start, learner, recipe.start_modules)  # after: a delta has matrices itself
 
 
@@ -89,8 +90,7 @@ def start_from(path: Path, learner: Learner, modules: Sequence[str] = MODULES) -
     if head:
         learner.head.load_state_dict(learner.head.state_dict() | head)
     if low_rank:
-        paths = sorted({name.removeprefix("lm.").rpartition(".")[0] for name in low_rank})
-        set_lora_pairs(learner.model.lm, {p: (low_rank[f"lm.{p}.a"], low_rank[f"lm.{p}.b"]) for p in paths})
+        set_lora_pairs(learner.model.lm, lm_pairs(low_rank))
 
 
 @torch.no_grad()

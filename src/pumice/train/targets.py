@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pumice.tokens import tokenize
 from pumice.train.dense import SLOTS, glyph_slots
 from pumice.types import Batch, Glyph, Layout, Named, Targets
 from pumice.vision.layout import glyph_views
@@ -85,7 +86,7 @@ class Labeller:
     def _pieces(self, word: str) -> tuple[list[int], list[int]]:
         """(ids of a word as it reads in running text, with its leading space; characters of each)."""
         if word not in self.pieces:
-            ids = self.tokenizer(" " + word, add_special_tokens=False, split_special_tokens=True).input_ids
+            ids = tokenize(self.tokenizer, " " + word, markup=False)
             self.pieces[word] = ids, [len(self.tokenizer.decode([piece]).strip()) for piece in ids]
         return self.pieces[word]
 
@@ -132,6 +133,7 @@ def visual_places(layout: Layout, x: float, y: float) -> list[int]:
     places = []
     top, _, left, _ = layout.keep
     pitch = layout.tile / layout.side
+    kept = layout.keep[1] - top, layout.keep[3] - left
     for view, (vx, vy, _, _) in glyph_views(layout, (x, y, x, y)):
         col, row = min(int(vx / pitch), layout.side - 1), min(int(vy / pitch), layout.side - 1)
         if layout.overview and view == 0:
@@ -140,6 +142,7 @@ def visual_places(layout: Layout, x: float, y: float) -> list[int]:
         tile = view - int(layout.overview)
         col += tile % layout.cols * layout.side - left
         row += tile // layout.cols * layout.side - top
+        row, col = row * layout.map[0] // kept[0], col * layout.map[1] // kept[1]  # large maps are scaled down
         if 0 <= row < layout.map[0] and 0 <= col < layout.map[1]:
             first = layout.side**2 if layout.overview else 0
             places.append(first + row * (layout.map[1] + layout.newline) + col)
