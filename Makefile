@@ -40,5 +40,5 @@ $(VENV)/.setup: constraints.txt pyproject.toml | $(BIN)/python
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.setup
-	$(PIP) -e '.[pocket,train,serve,read,dev]'
+	$(PIP) -e '.[pocket,train,serve,read,care,dev]'
 	touch $@

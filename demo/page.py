@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pumice.eval.metrics import exact_match
+from pumice.eval.metrics.strings import exact_match
 
 if TYPE_CHECKING:
     from pumice.assistant import Answer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,20 @@ def bases(tmp_path_factory) -> Callable[[str], Path]:
         return folder
 
     return made
+
+
+@pytest.fixture(autouse=True, scope="module")
+def browsers() -> Iterator[None]:
+    """What drew screens ends its browser, so that the next file of tests can start one."""
+    yield
+    if (screens := sys.modules.get("pumice.data.render.screens")) is not None:
+        screens.close()
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    """One Ray cluster for all tests of a file: starting it takes seconds."""
+    ray = pytest.importorskip("ray")
+    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    yield ray
+    ray.shutdown()

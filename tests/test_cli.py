@@ -30,7 +30,8 @@ class FakeAssistant:
 
     def ask(self, pictures, question, max_tokens=128):
         self.asked.append(([picture.size for picture in pictures], question, max_tokens))
-        return SimpleNamespace(text=f"line one\nof {question}", tokens=5, visual_tokens=72, ms=12.34567, logprob=-0.51)
+        return SimpleNamespace(text=f"line one\nof {question}", tokens=5, visual_tokens=72, ms=12.34567, logprob=-0.51,
+                               reader=False, left_out=0)  # fmt: skip
 
     def chat(self, messages, stream=False, max_tokens=256):
         assert stream
@@ -45,13 +46,13 @@ class FakeAssistant:
 @pytest.fixture
 def assistant(monkeypatch):
     fake = FakeAssistant()
-    monkeypatch.setattr("pumice.load", lambda name: fake, raising=False)
+    monkeypatch.setattr("pumice.load", lambda name, reader=False: fake, raising=False)
     return fake
 
 
 @pytest.fixture
 def no_model(monkeypatch):
-    def load(name):
+    def load(name, reader=False):
         raise AssertionError("the model was loaded before the arguments were checked")
 
     monkeypatch.setattr("pumice.load", load, raising=False)
@@ -180,7 +181,7 @@ def test_closed_pipe():
 
 
 def test_interrupted(folder, monkeypatch, capsys):
-    def load(name):
+    def load(name, reader=False):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pumice.load", load, raising=False)
@@ -209,6 +210,7 @@ def test_ask_json(folder, assistant, capsys):
         "visual_tokens": 72,
         "ms": 12.3,
         "logprob": -0.51,
+        "reader": False,
     }
     assert [row["question"] for row in rows] == ["Größe?", "y"]
 
@@ -269,7 +271,7 @@ def test_eval_hands_over(folder, monkeypatch, capsys):
         calls.append((*arguments, chosen))
         return SimpleNamespace(failed=failed)
 
-    monkeypatch.setattr("pumice.eval.embedded.main", main, raising=False)
+    monkeypatch.setattr("pumice.eval.suite.embedded.main", main, raising=False)
     assert cli.main(["eval", "pocket", "--tasks", "shop, objects", "-n", "3", "--json", "s.json"]) == 0
     assert cli.main(["eval", "pocket"]) == 0
     failed.append(SimpleNamespace(item=SimpleNamespace(question="What?"), skipped="too long"))

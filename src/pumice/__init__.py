@@ -13,6 +13,7 @@ from pumice.types import PumiceError
 
 if TYPE_CHECKING:
     from pumice.assistant import Answer, Assistant
+    from pumice.reader.reader import Reader
 
 __version__ = "0.1.0"
 __all__ = ["Answer", "Assistant", "PumiceError", "__version__", "load"]
@@ -27,6 +28,7 @@ def load(
     tower: str | None = None,
     template: str | None = None,
     base: str | None = None,
+    reader: bool | Reader = False,
 ) -> Assistant:
     """Open an assistant: "pocket", the folder of a training run, or a folder with a checkpoint of the line.
 
@@ -35,10 +37,27 @@ def load(
     ``device`` auto is the first GPU, else the CPU. ``tower`` is the folder of the vision tower, for checkpoints that
     leave it out (LLaVA-1.5's originals). ``template`` is a name of pumice.templates.TEMPLATES, instead of the model's.
     ``base`` is the folder of the model that a LoRA adapter or a connector alone (mm_projector) was trained on.
+    With ``reader`` an OCR engine's lines enter the prompts beside the pictures; pocket has weights of its own for it.
 
     Raises:
-        PumiceError: unknown name, dtype, device or template, or weights that can't be read.
+        PumiceError: unknown name, dtype, device or template, weights that can't be read, or the reader's packages are
+            missing.
     """
+    if reader is True:
+        from pumice.reader.ocr import check_installed
+
+        check_installed()  # before a model is loaded
+    assistant = _open(name, dtype, device, tower, template, base, bool(reader))
+    if reader:
+        from pumice.reader.reader import open_reader
+
+        assistant.reader = open_reader(assistant.processor.tokenizer) if reader is True else reader
+    return assistant
+
+
+def _open(
+    name: str, dtype: str, device: str, tower: str | None, template: str | None, base: str | None, reader: bool
+) -> Assistant:
     from pathlib import Path
 
     import torch
@@ -62,7 +81,7 @@ def load(
     if tower is not None and (name == "pocket" or run or own):
         raise PumiceError(f"{name}: tower= is for checkpoints that leave their tower out; this model has its own")
     if name == "pocket":
-        return with_template(load_pocket(chosen, place), template)
+        return with_template(load_pocket(chosen, place, reader), template)
     if run:
         return with_template(open_run(folder, chosen, place, Path(base).expanduser() if base else None), template)
     from pumice.formats.adapters import is_partial, open_partial

@@ -22,16 +22,15 @@ from pumice.chat import check_marks
 from pumice.chat_jinja import JinjaTemplate
 from pumice.encode import Processor
 from pumice.formats import config_own, opening
-from pumice.formats.config_own import JINJA, Marks, OwnConfig, OwnConnector, OwnPixels, OwnTower, check_side
+from pumice.formats.config_own import JINJA, Marks, OwnConfig, OwnConnector, OwnPixels, OwnTower
 from pumice.formats.folders import new_folder
+from pumice.formats.own_weights import assemble, compare, read_weights, shapes, stored
 from pumice.formats.section import Section, read_section
-from pumice.formats.shards import read_folder, weight_files
-from pumice.model import openelm  # noqa: F401 (registers OpenELM with transformers)
 from pumice.model.assistant import AssistantModel
 from pumice.model.backbones import quiet
-from pumice.model.build import auto_dtype, cast
-from pumice.model.connectors import CONNECTORS, MlpConnector
-from pumice.model.towers import TOWERS, Tower, tower_class
+from pumice.model.build import auto_dtype
+from pumice.model.connectors import CONNECTORS
+from pumice.model.towers import TOWERS
 from pumice.templates import TEMPLATES, Template, get_template
 from pumice.train.lowrank import has_lora
 from pumice.types import PumiceError
@@ -43,7 +42,6 @@ UNSAVED = ("architectures", "auto_map", "dtype", "transformers_version", "_name_
 OPENED = ("is_local", "local_files_only")
 """What transformers notes in a tokenizer's settings about how it was opened."""
 GENERATION = "generation_config.json"
-Shapes = dict[str, tuple[int, ...]]
 
 
 def is_own(folder: Path) -> bool:
@@ -76,8 +74,8 @@ def save_model(model: AssistantModel, processor: Processor, out: Path) -> None:
     text = json.dumps(_describe(model, processor).to_dict(), indent=2, ensure_ascii=False) + "\n"
     # Read as it will be read: what could not be opened again isn't written.
     config = config_own.parse(Section("the assistant's config", json.loads(text)))
-    weights = _stored(model)
-    _compare(_shapes(config, "the assistant's config"), weights, "the assistant")
+    weights = stored(model)
+    compare(shapes(config, "the assistant's config"), weights, "the assistant")
     with new_folder(out) as folder:
         (folder / "config.json").write_text(text, encoding="utf-8")
         _save_tokenizer(processor.tokenizer, folder)
@@ -104,10 +102,10 @@ def open_own(
     """
     where = str(folder / "config.json")
     config = config_own.parse(read_section(folder / "config.json"))
-    weights = _read_weights(folder) if weights is None else weights
-    _compare(_shapes(config, where), weights, str(folder))
+    weights = read_weights(folder) if weights is None else weights
+    compare(shapes(config, where), weights, str(folder))
     try:
-        model = _assemble(config, weights, dtype or auto_dtype(device))
+        model = assemble(config, weights, dtype or auto_dtype(device))
     except PumiceError as error:
         raise PumiceError(f"{folder}: {error}") from None
     if (folder / GENERATION).is_file():
@@ -188,17 +186,6 @@ def _fields(config: Any) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key not in UNSAVED}
 
 
-def _stored(model: AssistantModel) -> dict[str, Tensor]:
-    """The model's weights by name, tied ones once, under the first of their names."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in model.state_dict(keep_vars=True).items():
-        if id(value) not in seen:
-            seen.add(id(value))
-            found[name] = value.detach()
-    return found
-
-
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
     try:
         tokenizer.save_pretrained(folder)
@@ -211,83 +198,6 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 # opening
-
-
-def _shapes(config: OwnConfig, where: str) -> Shapes:
-    """Names and shapes of the weights that a config describes; the model is built without memory.
-
-    Raises:
-        PumiceError: no model can be built from it.
-    """
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with quiet(), torch.device("meta"):
-            tower = tower_class(config.tower.type)(config.tower.config, config.tower.tile, config.tower.layers)
-            lm = AutoModelForCausalLM.from_config(_lm_config(config))
-            model = AssistantModel(tower, _connector(config, tower, lm.config.hidden_size), lm)
-    except PumiceError as error:
-        raise PumiceError(f"{where}: {error}") from None
-    except Exception as error:  # transformers finds mistakes in a config wherever it first stumbles
-        found = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise PumiceError(f"{where}: no model can be built from tower.config and text_config ({found})") from None
-    check_side(where, config, tower.side)
-    return {name: tuple(value.shape) for name, value in _stored(model).items()}
-
-
-def _compare(shapes: Shapes, found: Mapping[str, Tensor], where: str) -> None:
-    """Every weight of the model there, of its shape, and no other.
-
-    Raises:
-        PumiceError: all that is wrong.
-    """
-    both = [name for name in shapes if name in found]
-    wrong = {
-        "missing": [name for name in shapes if name not in found],
-        "unknown": [name for name in found if name not in shapes],
-        "of another shape": [
-            f"{name} {list(found[name].shape)}, expected {list(shapes[name])}"
-            for name in both
-            if tuple(found[name].shape) != shapes[name]
-        ],
-        "not of floating point": [name for name in both if not found[name].is_floating_point()],
-    }
-    if any(wrong.values()):
-        listed = "; ".join(f"{what}: {opening.some(names)}" for what, names in wrong.items() if names)
-        raise PumiceError(f"{where}: weights that don't fit the config; {listed}")
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    pickles = [path.name for path in weight_files(folder) if path.suffix != ".safetensors"]
-    if pickles:
-        raise PumiceError(f"{folder}: {opening.some(pickles)}; Pumice's own form has safetensors alone")
-    return read_folder(folder)
-
-
-def _assemble(config: OwnConfig, weights: Mapping[str, Tensor], dtype: torch.dtype) -> AssistantModel:
-    parts = opening.by_part(weights)
-    inside = {name.removeprefix("model."): value for name, value in parts["tower"].items()}
-    tower = tower_class(config.tower.type)(config.tower.config, config.tower.tile, config.tower.layers, inside)
-    lm = opening.load_lm(_lm_config(config), parts["lm"], dtype)
-    connector = opening.fill_connector(_connector(config, tower, lm.config.hidden_size), parts["connector"])
-    model = AssistantModel(tower, connector, lm, pool_first=config.pool_first)
-    model.newline = nn.Parameter(parts["newline"][""])
-    return cast(model, dtype)
-
-
-def _connector(config: OwnConfig, tower: Tower, hidden: int) -> MlpConnector:
-    made = config.connector
-    return CONNECTORS[made.type](tower.width, hidden, made.shuffle, made.depth, made.norm)
-
-
-def _lm_config(config: OwnConfig) -> Any:
-    from transformers import AutoConfig
-
-    fields = dict(config.text_config)
-    kind = fields.pop("model_type", None)
-    if not isinstance(kind, str):
-        raise PumiceError(f"text_config.model_type = {kind!r}; expected the type of a language model of transformers")
-    return AutoConfig.for_model(kind, **fields)
 
 
 def _generation(folder: Path) -> Any:

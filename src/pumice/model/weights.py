@@ -80,6 +80,13 @@ def read_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def lm_pairs(tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The language model's low-rank updates in a delta, as `lora_pairs` gives them."""
+    found = [name for name in tensors if name.startswith("lm.") and name.endswith(".a")]
+    paths = sorted(name.removeprefix("lm.").removesuffix(".a") for name in found)
+    return {path: (tensors[f"lm.{path}.a"], tensors[f"lm.{path}.b"]) for path in paths}
+
+
 def apply_delta(model: nn.Module, path: Path) -> dict[str, str]:
     """Turn a model of pretrained parts into the trained one, in place; returns the file's metadata.
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pumice.types import Media, MediaKind, PumiceError
 from pumice.vision.media import SIGNATURES, Limits, head_of, locate, open_located
-from pumice.vision.pdf import open_pdf
+from pumice.vision.pdf import PageError, open_pages, open_pdf
 from pumice.vision.video import container, open_video
 
 if TYPE_CHECKING:
@@ -30,16 +31,24 @@ def open_media(reference: Any, limits: Limits | None = None) -> list[Media]:
     Raises PumiceError for anything that isn't readable within the limits, for pages that don't exist, and for URLs.
     Any other text is taken for a path: a server must pass the bytes from `read_data_uri` and never a client's text.
     """
+    return _open(reference, limits or Limits(), open_pdf)
+
+
+def open_each(reference: Any, limits: Limits | None = None) -> list[Media | PageError]:
+    """As `open_media`, but that a damaged page of a PDF fails alone, in its place."""
+    return _open(reference, limits or Limits(), open_pages)
+
+
+def _open(reference: Any, limits: Limits, open_document: Callable[..., list[Any]]) -> list[Any]:
     if isinstance(reference, Media):
         return [reference]
-    limits = limits or Limits()
     reference, pages = _split_pages(reference)
     name, source = locate(reference, limits)
     kind = kind_of(name, source)
     if pages and kind != "page":
         raise PumiceError(f"{name} is {NAMES[kind]}; only of a PDF can pages be chosen")
     if kind == "page":
-        return open_pdf(name, source, pages, limits)
+        return open_document(name, source, pages, limits)
     return [open_video(name, source, limits) if kind == "video" else open_located(name, source, limits)]
 
 

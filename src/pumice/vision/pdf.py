@@ -49,12 +49,32 @@ def page_size(points: tuple[int, int], policy: Policy) -> tuple[int, int]:
     return max(1, round(w * scale)), max(1, round(h * scale))
 
 
+class PageError(PumiceError):
+    """A page that can't be opened, though its PDF can; ``page`` counts from 0."""
+
+    def __init__(self, page: int, text: str) -> None:
+        super().__init__(text)
+        self.page = page
+
+
 def open_pdf(name: str, source: str | bytes, pages: tuple[int, int] | None, limits: Limits) -> list[Media]:
     """Media of the pages `pages` (first and last, counted from 1) or of all, each with its size in points.
 
     Raises PumiceError for a PDF that is damaged, needs a password or has no pages, for pages that it doesn't have or
     that are larger than a PDF's may be, and for more of them than `limits` allow.
     """
+    opened: list[Media] = []
+    for page in open_pages(name, source, pages, limits):
+        if isinstance(page, PageError):
+            raise page
+        opened.append(page)
+    return opened
+
+
+def open_pages(
+    name: str, source: str | bytes, pages: tuple[int, int] | None, limits: Limits
+) -> list[Media | PageError]:
+    """As `open_pdf`, but that a page which is damaged or too large fails alone, in its place."""
     sizes = _ask(name, source, limits, "sizes")[0]["sizes"]
     first, last = pages or (1, len(sizes))
     if last > len(sizes):
@@ -67,13 +87,13 @@ def open_pdf(name: str, source: str | bytes, pages: tuple[int, int] | None, limi
     return [_page(name, source, number, sizes) for number in range(first, last + 1)]
 
 
-def _page(name: str, source: str | bytes, number: int, sizes: list[tuple[float, float] | None]) -> Media:
+def _page(name: str, source: str | bytes, number: int, sizes: list[tuple[float, float] | None]) -> Media | PageError:
     name, size = f"{name} page {number} of {len(sizes)}", sizes[number - 1]
     if size is None:
-        raise PumiceError(f"{name}: damaged; expected a page that can be read")
+        return PageError(number - 1, f"{name}: damaged; expected a page that can be read")
     w, h = size
     if not (0.5 < w <= MAX_SIDE and 0.5 < h <= MAX_SIDE):
-        raise PumiceError(f"{name}: {w:g}x{h:g} points; expected 1 to {MAX_SIDE:,} a side")
+        return PageError(number - 1, f"{name}: {w:g}x{h:g} points; expected 1 to {MAX_SIDE:,} a side")
     return Media(reference=source, size=(round(w), round(h)), kind="page", name=name, page=number - 1)
 
 

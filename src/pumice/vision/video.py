@@ -170,7 +170,12 @@ class _Opened:
             self._seek(self.origin or 0)
 
     def jump(self, seconds: float, moment: float, fps: float) -> bool:
-        """Go on at the last key frame before `moment`, if there is one after `seconds`. Without an index: never."""
+        """Go on at the last key frame before `moment`, if there is one after `seconds`. Without an index: never.
+
+        Nor in MPEG program streams: a jump there lands inside of a frame, and FFmpeg gives the next one its time.
+        """
+        if self.file.format.name == "mpeg":
+            return False
         index, start = self.stream.index_entries, self.origin or 0
         margin = _REORDERED / fps
         place = index.search_timestamp(int((moment - margin) / self.unit) + start, backward=True)

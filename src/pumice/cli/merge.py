@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from pumice.cli_parser import Parser, make_parser, positive
+from pumice.cli.parser import Parser, make_parser, positive
 from pumice.types import PumiceError
 
 POINTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -61,7 +61,7 @@ def merge_command(args: argparse.Namespace) -> int:
 
 def _scored(args: argparse.Namespace) -> None:
     from pumice.eval import soups
-    from pumice.eval.suite import check_tasks
+    from pumice.eval.suite.items import check_tasks
     from pumice.formats.soup import open_members
 
     chosen = {"--greedy": args.greedy, "--tasks": args.tasks, "--against": args.against}

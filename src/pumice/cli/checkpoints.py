@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pumice.cli_parser import Parser, make_parser, positive
+from pumice.cli.parser import Parser, make_parser, positive
 from pumice.types import PumiceError
 
 FORMS = ("hf", "original", "pumice", "gguf")

@@ -17,13 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pumice.cli_checkpoints import export_command, export_parser, plan_command, plan_parser
-from pumice.cli_data import data_command, data_parser, inspect_command, inspect_parser
-from pumice.cli_merge import merge_command, merge_parser
-from pumice.cli_parser import Parser, make_parser, positive
-from pumice.cli_read import read_command, read_parser
-from pumice.cli_serve import serve_command, serve_parser
-from pumice.cli_train import eval_command, eval_parser, train_command, train_parser
+from pumice.cli.checkpoints import export_command, export_parser, plan_command, plan_parser
+from pumice.cli.data import data_command, data_parser, inspect_command, inspect_parser
+from pumice.cli.eval import eval_command, eval_parser
+from pumice.cli.merge import merge_command, merge_parser
+from pumice.cli.parser import Parser, add_reader, make_parser, positive
+from pumice.cli.read import read_command, read_parser
+from pumice.cli.serve import serve_command, serve_parser
+from pumice.cli.train import train_command, train_parser
 from pumice.talk import HELP, converse
 from pumice.types import PumiceError
 
@@ -97,7 +98,7 @@ def _top_parser() -> Parser:
   serve   answer over an OpenAI-compatible API, and on a page
   plan    say what a picture costs, before any weight is loaded
   export  write a model in another form
-  data    index what lies on disk for a recipe
+  data    make, check and count data to train on
   inspect  show what a stage trains on, as the model sees it
   merge   average the weights of towers or models
 
@@ -122,6 +123,7 @@ def _add_model(parser: Parser, max_tokens: int) -> None:
         metavar="N",
         help="longest answer in tokens (default: %(default)s)",
     )
+    add_reader(parser)
 
 
 # ask
@@ -135,6 +137,7 @@ def _ask_parser(name: str) -> Parser:
 pumice ask receipt.png "What is the total?"
 pumice ask receipt.png -q "Which shop?" -q "What is the date?"
 pumice ask before.png after.png "What has changed?"
+pumice ask invoice.pdf "What is the total?" --reader
 pumice ask - "Which city?" --json < form.png""",
         usage="pumice ask [options] PICTURE... QUESTION",
     )
@@ -155,9 +158,11 @@ pumice ask - "Which city?" --json < form.png""",
 def _ask(args: argparse.Namespace) -> int:
     names, questions = _split_words(args.words, args.question)
     pictures = _read_pictures(names)
-    assistant = _load(args.model)
+    assistant = _load(args)
     for question in questions:
         answer = assistant.ask(pictures, question, max_tokens=args.max_tokens)
+        if answer.left_out:
+            print(f"pumice: {answer.left_out} lines of text had no room in the prompt", file=sys.stderr)
         if args.json:
             print(json.dumps(_row(names, question, answer)), flush=True)
         else:
@@ -203,13 +208,14 @@ def _row(names: list[str], question: str, answer: Answer) -> dict[str, Any]:
         "visual_tokens": answer.visual_tokens,
         "ms": round(answer.ms, 1),
         "logprob": round(answer.logprob, 4),
+        "reader": answer.reader,
     }
 
 
-def _load(model: str) -> Assistant:
+def _load(args: argparse.Namespace) -> Assistant:
     import pumice
 
-    return pumice.load(model)
+    return pumice.load(args.model, reader=args.reader)
 
 
 # chat
@@ -221,6 +227,7 @@ def _chat_parser(name: str) -> Parser:
         "Talk about pictures. Answers appear as they are made, and earlier questions are remembered.\n\n" + HELP,
         """
 pumice chat receipt.png
+pumice chat invoice.pdf --reader
 pumice chat before.png after.png --max-tokens 64""",
     )
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="picture files")
@@ -232,7 +239,7 @@ def _chat(args: argparse.Namespace) -> int:
     if "-" in args.pictures:
         raise PumiceError("chat reads your questions from standard input: name the picture's file instead of -")
     pictures = _read_pictures(args.pictures)
-    return converse(_load(args.model), pictures, args.max_tokens)
+    return converse(_load(args), pictures, args.max_tokens)
 
 
 Command = tuple[Callable[[str], Parser], Callable[[argparse.Namespace], int]]
@@ -251,6 +258,3 @@ COMMANDS: dict[str, Command] = {
     "data": (data_parser, data_command),
     "inspect": (inspect_parser, inspect_command),
 }
-
-if __name__ == "__main__":
-    sys.exit(main())

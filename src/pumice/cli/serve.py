@@ -7,7 +7,7 @@ import ipaddress
 import re
 from pathlib import Path
 
-from pumice.cli_parser import Parser, make_parser, positive
+from pumice.cli.parser import Parser, add_reader, make_parser, positive
 from pumice.types import PumiceError
 
 WEIGHTS = ("fp32", "bf16", "int8", "int4")
@@ -21,6 +21,7 @@ def serve_parser(name: str) -> Parser:
         """
 pumice serve
 pumice serve pocket runs/mine --port 9000
+pumice serve pocket --reader
 pumice serve mine=runs/mine/model theirs=path/to/checkpoint
 pumice serve --new-key team-a --api-keys keys.toml
 pumice serve pocket --host 0.0.0.0 --api-keys keys.toml""",
@@ -30,6 +31,7 @@ pumice serve pocket --host 0.0.0.0 --api-keys keys.toml""",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     parser.add_argument("--port", type=positive, default=8000, metavar="N", help="port (default: %(default)s)")
+    add_reader(parser)
     _add_trust(parser)
     _add_cost(parser)
     return parser
@@ -51,6 +53,9 @@ def _add_trust(parser: Parser) -> None:
 def _add_cost(parser: Parser) -> None:
     cost = parser.add_argument_group("cost")
     cost.add_argument("--weights", choices=WEIGHTS, default="", help="while decoding (default: the model's own)")
+    cost.add_argument("--lookup", type=int, metavar="N",
+                      help="guess up to N tokens at once from what has been said; no answer changes by it (default: 8 "
+                      "with --reader, where it pays, else 0)")  # fmt: skip
     cost.add_argument("--threads", type=positive, metavar="N", help="of the model (default: torch's own choice)")
     cost.add_argument("--memory", type=positive, default=2048, metavar="MIB",
                       help="for keys and values, a model (default: %(default)s)")  # fmt: skip

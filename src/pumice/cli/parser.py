@@ -27,6 +27,14 @@ def make_parser(name: str, description: str, examples: str, usage: str | None = 
     )
 
 
+def add_reader(parser: argparse.ArgumentParser) -> None:
+    """The option --reader."""
+    parser.add_argument(
+        "--reader", action="store_true", help="put the text that an OCR engine finds into the prompts; needs "
+        "pumice[reader]",
+    )  # fmt: skip
+
+
 def whole(text: str) -> int:
     """A whole number of 0 or more, for argparse."""
     if not text.isascii() or not text.isdigit():
