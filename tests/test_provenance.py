@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from pumice.config import digest, load_recipe
+from pumice.train.course import change_lines
 from pumice.train.provenance import commit, differences, flat, note
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -33,6 +34,20 @@ def test_overrides_differ_from_the_file(tmp_path):
     assert [(one.key, one.before, one.after) for one in changed] == [
         (f"stages.{stage.name}.ema", 0.0, 0.9),
         (f"stages.{stage.name}.lr.lm", None, 1e-5),
+    ]
+
+
+def test_a_stage_that_only_one_side_has_is_one_line(tmp_path):
+    path = tmp_path / "longer.toml"
+    path.write_text(
+        f'base = "{RECIPES / "pocket.toml"}"\nstages.read = false\nstages.answer.lr.head = 0.1\n'
+        '[stages.more]\nobjective = "read"\nsteps = 1\nbatch = 1\nlr = { tower = 1e-4 }\ndata = { wall = 1.0 }\n'
+    )
+    _, changed = differences(load_recipe(path), path)
+    assert list(change_lines(changed)) == [
+        "stages.answer.lr.head: 0.0005 -> 0.1",
+        "stages.more: new",
+        "stages.read: left out",
     ]
 
 

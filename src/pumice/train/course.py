@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -212,9 +212,23 @@ def print_course(
         console.print(f"~ is what {PROBES} draws of the stage's samples tell.")
     if changed:
         console.print(f"Differs from {base} in:")
-        for one in changed:
+        for line in change_lines(changed):
+            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def change_lines(changed: Sequence[Difference]) -> Iterator[str]:
+    """A line for each key that differs, but one for a whole stage that only one side has."""
+    whole = {}
+    for one in changed:
+        if one.key.startswith("stages.") and one.key.endswith(".objective") and None in (one.before, one.after):
+            whole[one.key.removesuffix("objective")] = "new" if one.before is None else "left out"
+    for one in changed:
+        stage = next((stage for stage in whole if one.key.startswith(stage)), None)
+        if stage is None:
             before, after = ("nothing" if value is None else json.dumps(value) for value in (one.before, one.after))
-            console.print(f"  {one.key}: {before} -> {after}", highlight=False, markup=False, soft_wrap=True)
+            yield f"{one.key}: {before} -> {after}"
+        elif one.key == f"{stage}objective":
+            yield f"{stage[:-1]}: {whole[stage]}"
 
 
 ROWS = (
