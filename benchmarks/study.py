@@ -2,6 +2,7 @@
 
     python -m benchmarks.study run study --n 40             # the same command goes on after a stop
     python -m benchmarks.study run study --n 40 --only tiles-1,twice-9
+    python -m benchmarks.study run study --towers t1 t2 t3  # runs of recipes/pocket-towers.toml with seed=1, 2, 3
     python -m benchmarks.study table study                  # Markdown of what there is, as in docs/study.md
     python -m benchmarks.study plot study docs/figures/study.png
 
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 import pumice
 from benchmarks import object_probe, study_report
-from benchmarks.study_cells import BUDGETS, CELLS, Cell
+from benchmarks.study_cells import BUDGETS, CELLS, MEMBERS, Cell
 from benchmarks.study_report import load
 from pumice.assistant import Assistant
 from pumice.config import load_recipe
@@ -62,7 +63,9 @@ class Pooled(nn.Module):
 class Bench:
     """Pocket, its trained and its untouched tower, and how to turn it into a cell."""
 
-    def __init__(self) -> None:
+    def __init__(self, runs: Sequence[Path] = ()) -> None:
+        self.members = [pumice.load(str(run), dtype="float32", device="cpu") for run in runs]
+        self._digests = [model_hash(member) for member in self.members]
         self.assistant = pumice.load("pocket", dtype="float32", device="cpu")
         model = self.assistant.model
         self.digest = model_hash(self.assistant)
@@ -74,6 +77,15 @@ class Bench:
         """(1 - a) DINOv2 + a trained tower."""
         return {name: torch.lerp(self._base[name].float(), value, a) for name, value in self._trained.items()}
 
+    def mean(self, members: Sequence[int]) -> dict[str, Tensor]:
+        """The mean of some runs' towers."""
+        states = [self.members[i].model.tower.state_dict() for i in members]
+        return {name: torch.stack([state[name].float() for state in states]).mean(0) for name in states[0]}
+
+    def weights(self, cell: Cell) -> str:
+        """Hashes of what a cell's answers come from."""
+        return "-".join([self.digest, *(self._digests[i] for i in cell.members)])
+
     def become(self, cell: Cell) -> None:
         """Change the assistant to what the cell has."""
         model, policy = self.assistant.model, self._policy
@@ -81,7 +93,7 @@ class Bench:
         policy = replace(policy, grids=grids, side=policy.side // cell.stride)
         self.assistant.processor = replace(self.assistant.processor, policy=policy)
         model.connector = self._connector if cell.stride == 1 else Pooled(self._connector, cell.stride)  # type: ignore[assignment]
-        model.tower.load_state_dict(self.tower(cell.a))
+        model.tower.load_state_dict(self.mean(cell.members) if cell.members else self.tower(cell.a))
 
 
 def ask(assistant: Assistant, cell: Cell, asked: Suite, item: Item) -> dict[str, Any]:
@@ -120,11 +132,14 @@ def key_of(digest: str, cell: Cell, item: Item, picture: bytes) -> str:
     return digest_of(json.dumps(asked, sort_keys=True).encode(), picture)
 
 
-def run(out: Path, cells: Sequence[Cell], n: int) -> None:
+def run(out: Path, cells: Sequence[Cell], n: int, towers: Sequence[Path]) -> None:
     """Ask what the journal in ``out`` hasn't got, and keep ``out``/study.json up to date."""
-    bench, journal = Bench(), FolderJournal(out / "journal")
+    bench, journal = Bench(towers), FolderJournal(out / "journal")
     plan = [
-        (cell, [(key_of(bench.digest, cell, item, of.pictures[item.picture]), item, of) for item, of in items])
+        (
+            cell,
+            [(key_of(bench.digest_with(cell), cell, item, of.pictures[item.picture]), item, of) for item, of in items],
+        )
         for cell, items in rounds(cells, n)
     ]
     collect(out, plan, journal)
@@ -180,6 +195,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of journal and study.json")
     parser.add_argument("figure", type=Path, nargs="?", help="of plot")
     parser.add_argument("--n", type=int, default=40, help="questions a task (default: %(default)s)")
+    parser.add_argument("--towers", type=Path, nargs=MEMBERS, metavar="RUN", default=(), help="for seed-1 to mean")
     parser.add_argument("--only", help=f"some of {', '.join(cell.name for cell in CELLS)}, probe")
     options = parser.parse_args()
     if options.what == "table":
@@ -194,9 +210,9 @@ def main() -> None:
             parser.error(f"no cell {', '.join(sorted(unknown))}" if unknown else "--n is at least 1")
         torch.set_num_threads(1)
         options.out.mkdir(parents=True, exist_ok=True)
-        cells = [cell for cell in CELLS if cell.name in wanted]
+        cells = [cell for cell in CELLS if cell.name in wanted and (options.towers or not cell.members)]
         if cells:
-            run(options.out, cells, options.n)
+            run(options.out, cells, options.n, options.towers)
         if "probe" in wanted:
             probe(options.out)
 

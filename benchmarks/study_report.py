@@ -17,11 +17,18 @@ from pumice.eval.metrics.stats import wilson
 from pumice.eval.metrics.strings import exact_match, pooled_error_rate, relaxed_match
 from scripts.plot_run import read_stages
 
-LEVERS = {"tiles": "Tiles", "tokens": "Tokens a tile", "tower": "Tower", "turns": "A reading turn first"}
+LEVERS = {
+    "tiles": "Tiles",
+    "tokens": "Tokens a tile",
+    "tower": "Tower",
+    "towers": "Towers averaged",
+    "turns": "A reading turn first",
+}
 AS_TRAINED = {
     "tiles": "at most 4 (trained)",
     "tokens": "256 (trained)",
     "tower": "a = 1 (trained)",
+    "towers": "as shipped",
     "turns": "question alone",
 }
 """What the cell without a change is called beside the others of a lever."""
@@ -73,6 +80,8 @@ def tables(out: Path) -> str:
     """Markdown: a table for each lever, the trained cell in each, and the probe."""
     parts = []
     for lever, title in LEVERS.items():
+        if not any(cell.lever == lever and cell.name in load(out)["answers"] for cell in CELLS):
+            continue
         tasks = next(cell.tasks for cell in CELLS if cell.lever == lever)
         head = ["", "n a task", *(f"{task} (CER %, low is good)" if task == "read" else f"{task} %" for task in tasks)]
         lines = [[*head, "visual tokens", "CPU ms to first text"], ["---"] * (len(head) + 2)]

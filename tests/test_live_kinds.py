@@ -14,7 +14,7 @@ from test_loading import alike
 from test_recipes import stand_in
 from test_train import RATES
 
-from pumice.config import ReadConfig, Stage, load_recipe
+from pumice.config import ReadConfig, Recipe, Stage, load_recipe
 from pumice.data import drawn as feeds
 from pumice.data.batch import pack
 from pumice.data.conversations import conversation
@@ -28,6 +28,7 @@ from pumice.data.render import kinds
 from pumice.data.render.registry import BOXED, DRAWN, KINDS, PLAIN, kind_in_stage
 from pumice.data.rendered import draw, render, renderer, to_sample
 from pumice.encode import Processor, encode
+from pumice.model.build import build_processor
 from pumice.plan.devices import find_device
 from pumice.plan.recipe import sizes_of
 from pumice.reader import teach
@@ -426,6 +427,28 @@ def test_the_dry_run_tells_drawn_stages_from_a_few_draws(wide, tmp_path, monkeyp
     for planned in course.course(recipe, model, lambda: wide, tmp_path, tmp_path):
         assert (planned.tokens, planned.estimated) == (None, False)
         assert planned.note.startswith("smollm2-135m-instruct isn't in the cache")
+
+
+def test_the_dry_run_counts_drawn_pages_beside_a_source(tmp_path):
+    """Walls of text are of one size: what they add to a plan of the source alone is known."""
+    drawable("objects")
+    path = RECIPE.with_name("elva-160m.toml")
+    overrides = [*stand_in(load_recipe(path), tmp_path), "stages.align=false", "stages.instruct.steps=4"]
+    beside = ["stages.instruct.data.wall=1.0", "stages.instruct.batch=6"]
+
+    def count(recipe: Recipe) -> course.Course:
+        model, processor = sizes_of(recipe, path), build_processor(recipe.model)
+        return course.course(recipe, model, lambda: processor, tmp_path / "data", tmp_path / "cache")[0]
+
+    recipe = load_recipe(path, [*overrides, *beside])
+    alone, both = count(load_recipe(path, overrides)), count(recipe)
+    wall = RenderedFeed(replace(recipe.stages[0], data={"wall": 1.0}), build_processor(recipe.model), recipe.seed)
+    assert (alone.steps, alone.samples, alone.sources, alone.estimated) == (4, 12, {"mix_665k": 12}, False)
+    assert (both.steps, both.samples, both.sources, both.estimated) == (4, 24, {"mix_665k": 12}, True)
+    assert both.views == alone.views + 12 * size_of(wall.sample(0), wall.processor).views
+    sizes = [size_of(wall.sample(number), wall.processor).tokens for number in range(course.PROBES)]
+    assert both.tokens == alone.tokens + round(12 / course.PROBES * sum(sizes))
+    assert both.flops > alone.flops
 
 
 @pytest.mark.slow

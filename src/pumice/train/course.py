@@ -20,6 +20,7 @@ from pumice.config import LoraConfig, ModelConfig, Recipe, Stage
 from pumice.data.drawn import RenderedFeed, Size, size_of
 from pumice.data.feed import PlannedFeed, open_feed, rendered, stage_processor
 from pumice.data.index import Progress
+from pumice.data.mixing import split_stage
 from pumice.data.plan import Plan
 from pumice.data.render.registry import DRAWN
 from pumice.encode import Processor
@@ -92,16 +93,19 @@ def course(
     found = []
     for stage in recipe.stages:
         one = _begin(recipe, stage, model)
-        planned = None
         missing = [name for name in stage.data if name in recipe.data and not (root / recipe.data[name].path).exists()]
         if all(name in DRAWN for name in stage.data):
             _estimate(one, recipe, stage, model, make_processor)
-        elif not rendered(stage) and not missing:
-            feed = open_feed(recipe, stage, make_processor(), root, cache, workers, progress)
-            planned = feed.plan if isinstance(feed, PlannedFeed) and isinstance(feed.plan, Plan) else None
+        elif not missing:
+            drawn, stored = split_stage(stage) if rendered(stage) else (None, stage)
+            feed = open_feed(recipe, stored, make_processor(), root, cache, workers, progress)
+            if isinstance(feed, PlannedFeed) and isinstance(feed.plan, Plan):
+                _count(one, stage, model, feed.plan)
+                if drawn is not None:
+                    part = _begin(recipe, drawn, model)
+                    _estimate(part, recipe, drawn, model, make_processor)
+                    _add(one, part)
         one.missing = missing
-        if planned is not None:
-            _count(one, stage, model, planned)
         if device is not None and one.flops is not None:
             one.seconds = one.flops / (device.usable_flops * devices)
         found.append(one)
@@ -155,6 +159,16 @@ def _count(one: Course, stage: Stage, model: Model, planned: Plan) -> None:
     counts = np.bincount(planned.source, minlength=len(planned.names))
     one.sources = {name: int(count) for name, count in zip(planned.names, counts, strict=True)}
     one.flops = training_flops(stage, model, planned.tokens, one.views, one.supervised)
+
+
+def _add(one: Course, drawn: Course) -> None:
+    """Add the drawn part of a stage to the course of its sources; what isn't known of one isn't known of both."""
+    one.samples, one.steps = one.samples + drawn.samples, max(one.steps, drawn.steps)
+    for name in ("tokens", "views", "supervised", "flops"):
+        a, b = getattr(one, name), getattr(drawn, name)
+        setattr(one, name, None if a is None or b is None else a + b)
+    one.longest = max(one.longest, drawn.longest) if one.longest and drawn.longest else None
+    one.estimated, one.note = drawn.estimated, drawn.note
 
 
 def _estimate(one: Course, recipe: Recipe, stage: Stage, model: Model, make_processor: Callable[[], Processor]) -> None:
