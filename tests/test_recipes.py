@@ -27,7 +27,7 @@ from pumice.train.run import train
 from pumice.types import PumiceError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-LINE = sorted(p.stem for p in RECIPES.glob("*.toml") if p.stem not in ("pocket", "pocket-v1", "tiny"))
+LINE = sorted(p.stem for p in RECIPES.glob("*.toml") if p.stem not in ("pocket", "pocket-towers", "pocket-v1", "tiny"))
 STEPS = {
     # 558,128 pairs and 665,298 conversations, in batches as published
     "llava-1.5-7b": [2181, 5198],

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pumice.cores import usable_cores
 from pumice.types import PumiceError
 
 Work = Callable[..., Any]
@@ -68,8 +69,7 @@ def join(count: int | None) -> tuple[Any, bool]:
     address = os.environ.get("RAY_ADDRESS", "")
     settings: dict[str, Any] = {"address": address, "logging_level": "ERROR", "log_to_driver": False}
     if not address:
-        own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        settings |= {"address": "local", "num_cpus": max(own, count or 1), "include_dashboard": False}
+        settings |= {"address": "local", "num_cpus": max(usable_cores(), count or 1), "include_dashboard": False}
     try:
         ray.init(**settings)
     except ConnectionError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pumice.cli.parser import Parser, make_parser, positive
+from pumice.cores import usable_cores
 from pumice.types import PumiceError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def add_work(parser: Parser) -> None:
 
 def workers(args: argparse.Namespace) -> int:
     """How many processes here, as named or one a core."""
-    return args.workers or os.cpu_count() or 1
+    return args.workers or usable_cores()
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -21,6 +20,7 @@ import numpy as np
 
 from pumice.chat import Owner
 from pumice.config import MODULES, Recipe, Stage
+from pumice.cores import usable_cores
 from pumice.data.feed import Feed, open_feed, open_indexes, rendered
 from pumice.data.index import Index
 from pumice.data.inspection import Block, Inspected, Place, Token, inspect_feed, to_json
@@ -56,7 +56,7 @@ def main(recipe: Recipe, stage: Stage, count: int, data: Path, out: Path | None)
     def tell(name: str, done: int, total: int) -> None:
         print(f"{stage.name}: indexing {name} {done}/{total}", file=sys.stderr, flush=True)
 
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     cache = cache_dir() / "index"
     feed = open_feed(recipe, stage, build_processor(recipe.model), data, cache, cores, tell)
     found = inspect_feed(feed, count)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from pumice.config import ModelConfig, Recipe, Stage, load_recipe, resolved
+from pumice.cores import threads_of, usable_cores
 from pumice.data.drawn import check_drawn
 from pumice.data.feed import Feed, open_feed
 from pumice.encode import Processor
@@ -66,8 +67,7 @@ def main(
     if workers > 1 and "WORLD_SIZE" not in os.environ:
         _spawn(workers)
         return
-    # One thread a worker: two single-threaded workers beat one with two threads when the machine is shared.
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(1, workers)))
+    torch.set_num_threads(threads_of(workers))
     world = join_world()
     train(recipe, out, world, data_root(data), loaders, track)
     leave_world(world)
@@ -81,7 +81,7 @@ def _spawn(workers: int) -> None:
         "-m", "pumice.cli", *sys.argv[1:],
     ]
     # fmt: on
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": str(threads_of(workers))})
     try:
         code = process.wait()
     except KeyboardInterrupt:
@@ -167,7 +167,7 @@ def reading_ahead(world: World) -> int:
     if world.device.type != "cuda":
         return 0
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(16, (os.cpu_count() or 1) // beside - 1))
+    return max(1, min(16, usable_cores() // beside - 1))
 
 
 def _begin(recipe: Recipe, out: Path, world: World) -> tuple[Learner, Path | None, dict[str, Any]]:
@@ -233,7 +233,7 @@ def open_stage(
         print(f"{stage.name}: indexing {name} {done}/{total}", flush=True)
 
     with main_first(world):
-        cores = max(1, (os.cpu_count() or 1) // (1 if world.main else world.size))
+        cores = max(1, usable_cores() // (1 if world.main else world.size))
         told = tell if world.main else None
         return open_feed(recipe, stage, processor, data, cache_dir() / "index", cores, told, view_cost)
 
