@@ -35,11 +35,11 @@ from benchmarks.serve.requests_table import table
 from benchmarks.serve.turns import read_records, run_cells, run_worker
 
 RESULTS = Path(__file__).parent / "results"
-OURS = ["pumice-fp32", "pumice-int8"]
+OURS = ["pumice-fp32", "pumice-int8", "pumice-int4"]
 LLAMA = ["llama.cpp-f16"]
 CONTENDERS = [*OURS, "transformers-fp32", "transformers-bf16", *LLAMA]
 ROUNDS: dict[str, dict[str, int]] = {
-    "first": {"pumice-fp32": 2, "pumice-int8": 2, "transformers-fp32": 2, "transformers-bf16": 1},
+    "first": {"pumice-fp32": 2, "pumice-int8": 2, "pumice-int4": 2, "transformers-fp32": 2, "transformers-bf16": 1},
     "shared": {"pumice-fp32": 2, "pumice-int8": 2},
     "different": {"pumice-fp32": 1, "pumice-int8": 1, "transformers-fp32": 1},
     "text": {"pumice-fp32": 2, "pumice-int8": 2, "transformers-fp32": 1, "llama.cpp-f16": 1},

@@ -71,6 +71,18 @@ struct Shaped {
         put_tokens(tokens.real + int64_t(row) * tokens.cols, tokens.cols, form, pairs.data() + at * !tokens.fours,
                    tokens.fours ? fours.data() + at : nullptr, scales.data() + group, sums.data() + group * !!tokens.fours);
     }
+    // Tokens first:first + count, or as many of them as there are.
+    Tokens some(int first, int count) const {
+        Tokens found = tokens;
+        found.rows = tokens.rows - first < count ? tokens.rows - first : count;
+        found.real += int64_t(first) * tokens.cols;
+        if (!form.group) return found;
+        const int64_t at = int64_t(first) * padded, group = int64_t(first) * groups;
+        found.scales += group;
+        if (tokens.pairs) found.pairs += at;
+        if (tokens.fours) found.fours += at, found.sums += group;
+        return found;
+    }
 };
 
 struct Product {
@@ -80,7 +92,7 @@ struct Product {
 };
 
 // Products of the same tokens, 16 rows of a matrix at a time.
-static void multiply(const Product* products, int count, const Tokens& tokens, bool panels, bool add, int threads) {
+static void multiply_block(const Product* products, int count, const Tokens& tokens, bool panels, bool add, int threads) {
     int blocks = 0;
     for (int i = 0; i < count; i++) blocks += (products[i].matrix->rows + 15) / 16;
     const int units = threads <= 1 ? 1 : blocks < threads * 8 ? blocks : threads * 8;
@@ -97,6 +109,18 @@ static void multiply(const Product* products, int count, const Tokens& tokens, b
             last -= here;
         }
     });
+}
+
+// Tokens are taken in blocks that stay near the core while all rows pass; panels are made again for each, so theirs are
+// larger. What a token gets doesn't depend on its block.
+static void multiply(const Product* products, int count, const Shaped& in, bool panels, bool add, int threads) {
+    const int block = !in.form.group ? in.tokens.rows : panels ? 512 : 128;
+    for (int first = 0; first < in.tokens.rows; first += block) {
+        Product here[3];
+        for (int i = 0; i < count; i++)
+            here[i] = {products[i].matrix, products[i].out + first * products[i].stride, products[i].stride};
+        multiply_block(here, count, in.some(first, block), panels, add, threads);
+    }
 }
 
 static void store_row(const Segment& segment, int64_t place, int kv, int width, int index, const float* x) {
@@ -163,7 +187,7 @@ static void forward(const Model& model, const Batch& batch, float* h, bool panel
             in.put(row);
         });
         const Product into[3] = {{&layer.q, qkv, stride}, {&layer.k, qkv + q_width, stride}, {&layer.v, qkv + q_width + kv_width, stride}};
-        multiply(into, 3, in.tokens, panels, false, threads);
+        multiply(into, 3, in, panels, false, threads);
         attend(model, i, batch, qkv, qkv + q_width, qkv + q_width + kv_width, stride, threads);
         in.begin(layer.o.kind, panels, heard, rows, int(q_width));
         each_row(rows, threads, [&](int row) {
@@ -171,21 +195,21 @@ static void forward(const Model& model, const Batch& batch, float* h, bool panel
             in.put(row);
         });
         const Product out = {&layer.o, h, hidden};
-        multiply(&out, 1, in.tokens, panels, true, threads);
+        multiply(&out, 1, in, panels, true, threads);
         in.begin(layer.gate.kind, panels, normed, rows, hidden);
         each_row(rows, threads, [&](int row) {
             norm_row(h + int64_t(row) * hidden, layer.after, hidden, model.eps, normed + int64_t(row) * hidden);
             in.put(row);
         });
         const Product wide[2] = {{&layer.gate, gate, inner}, {&layer.up, up, inner}};
-        multiply(wide, 2, in.tokens, panels, false, threads);
+        multiply(wide, 2, in, panels, false, threads);
         in.begin(layer.down.kind, panels, gate, rows, inner);
         each_row(rows, threads, [&](int row) {
             gate_row(gate + int64_t(row) * inner, up + int64_t(row) * inner, inner);
             in.put(row);
         });
         const Product down = {&layer.down, h, hidden};
-        multiply(&down, 1, in.tokens, panels, true, threads);
+        multiply(&down, 1, in, panels, true, threads);
     }
     each_row(rows, threads, [&](int row) {
         norm_row(h + int64_t(row) * hidden, model.norm, hidden, model.eps, h + int64_t(row) * hidden);
@@ -199,7 +223,7 @@ static void linear(const Matrix& matrix, const float* x, int rows, float* y, boo
     in.begin(matrix.kind, panels, x, rows, matrix.cols);
     each_row(rows, threads, [&](int row) { in.put(row); });
     const Product product = {&matrix, y, matrix.rows};
-    multiply(&product, 1, in.tokens, panels, false, threads);
+    multiply(&product, 1, in, panels, false, threads);
 }
 
 static const Functions functions = {forward, attend, linear};
