@@ -135,13 +135,10 @@ def key_of(digest: str, cell: Cell, item: Item, picture: bytes) -> str:
 def run(out: Path, cells: Sequence[Cell], n: int, towers: Sequence[Path]) -> None:
     """Ask what the journal in ``out`` hasn't got, and keep ``out``/study.json up to date."""
     bench, journal = Bench(towers), FolderJournal(out / "journal")
-    plan = [
-        (
-            cell,
-            [(key_of(bench.digest_with(cell), cell, item, of.pictures[item.picture]), item, of) for item, of in items],
-        )
-        for cell, items in rounds(cells, n)
-    ]
+    plan = []
+    for cell, items in rounds(cells, n):
+        keys = [key_of(bench.weights(cell), cell, item, of.pictures[item.picture]) for item, of in items]
+        plan.append((cell, [(key, *one) for key, one in zip(keys, items, strict=True)]))
     collect(out, plan, journal)
     done, total = 0, sum(len(items) for _, items in plan)
     with progress_bar() as step:

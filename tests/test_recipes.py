@@ -179,6 +179,14 @@ def test_a_recipe_runs_with_a_tiny_stand_in(name, tmp_path):
     assert replace(opened.processor, tokenizer=None) == wanted
 
 
+def test_towers_of_other_seeds_go_on_from_the_shipped_one_alone():
+    recipe = load_recipe(RECIPES / "pocket-towers.toml", ["seed=3"])
+    assert (recipe.start, recipe.start_folded, recipe.seed) == ("pocket", True, 3)
+    assert recipe.model == load_recipe(RECIPES / "pocket.toml").model
+    (stage,) = recipe.stages
+    assert {name for name, rate in stage.lr.items() if rate} == {"tower"}
+
+
 def test_the_dry_run_counts_what_is_there(tmp_path):
     path = RECIPES / "elva-160m.toml"
     overrides = stand_in(load_recipe(path), tmp_path)
