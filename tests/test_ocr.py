@@ -115,3 +115,17 @@ def test_the_language_model_answers_from_the_text():
     assert "12.00" in answer.text
     assert answer.visual_tokens == 0
     assert answer.prompt_tokens > 100
+
+
+def test_a_stopped_run_of_the_baseline_asks_only_what_is_left(monkeypatch, tmp_path):
+    first, second, other = Talker(), Talker(), Talker()
+    hashes = {id(first): "a", id(second): "a", id(other): "b"}
+    monkeypatch.setattr(ocr, "model_hash", lambda talker: hashes[id(talker)])
+    reports = []
+    for talker in (first, second, other):
+        monkeypatch.setattr(ocr, "open_ocr", lambda talker=talker: ocr.OcrPipeline(lambda picture: [], talker))
+        reports.append(embedded.main("ocr", ["cell"], 2, kept=tmp_path, blind=False))
+    assert [len(talker.asked) for talker in (first, second, other)] == [2, 0, 2]
+    assert all(
+        [one.answer for one in report.results] == [one.answer for one in reports[0].results] for report in reports
+    )

@@ -9,11 +9,13 @@ The language model is the one inside the pocket model, as it was before training
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from pumice.journal import digest_of, model_hash
 from pumice.reader.lines import rows
 from pumice.reader.ocr import Read, rapid_ocr
 from pumice.types import PumiceError
@@ -64,6 +66,11 @@ class OcrPipeline:
             answer = self.assistant.chat(conversation(text, question), max_tokens=max_tokens)
             answers.append(replace(answer, ms=round(answer.ms + ms, 1), first_ms=round(answer.first_ms + ms, 1)))
         return answers
+
+    def identity(self) -> str:
+        """sha256 over all that decides an answer, as `journal.model_hash` of a model."""
+        told = [dict(self.provenance), PROMPT, EXAMPLES, model_hash(self.assistant)]
+        return digest_of(json.dumps(told, sort_keys=True).encode())
 
     def forget(self) -> None:
         """Read every picture anew from now on, so that reading is timed again."""

@@ -48,13 +48,16 @@ class Remembered:
 
 
 def remembering(assistant: Answers, folder: Path | None) -> Answers:
-    """The assistant beside a journal in the folder, if there is one; pipelines are asked again.
+    """The assistant or pipeline beside a journal in the folder, if there is one; without ``identity`` it is asked again.
 
     Raises:
         PumiceError: as `FolderJournal`.
     """
     from pumice.assistant import Assistant
 
-    if folder is None or not isinstance(assistant, Assistant):
+    if folder is None:
         return assistant
-    return Remembered(assistant, FolderJournal(folder), model_hash(assistant))
+    if isinstance(assistant, Assistant):
+        return Remembered(assistant, FolderJournal(folder), model_hash(assistant))
+    identity = getattr(assistant, "identity", None)
+    return Remembered(assistant, FolderJournal(folder), identity()) if identity else assistant
