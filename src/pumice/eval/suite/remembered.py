@@ -48,7 +48,7 @@ class Remembered:
 
 
 def remembering(assistant: Answers, folder: Path | None) -> Answers:
-    """The assistant or pipeline beside a journal in the folder, if there is one; without ``identity`` it is asked again.
+    """The assistant or pipeline beside a journal in the folder, if there is one; one without ``identity`` has none.
 
     Raises:
         PumiceError: as `FolderJournal`.
