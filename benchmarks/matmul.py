@@ -18,8 +18,8 @@ from pumice.engine.kernels import Kernels, load_kernels
 from pumice.engine.packed_weights import Arena, Weights, arena_size, pack
 
 SHAPES = ((1336, 576, 1536), (1336, 1536, 576), (1285, 384, 1536), (4112, 384, 1536))
-"""(rows, in, out) of feed-forward layers: the language model's and the tower's for a picture of five tiles, the tower's for
-16 frames."""
+"""(rows, in, out) of feed-forward layers: of language model and tower for a picture of five tiles, of the tower for 16
+frames."""
 
 
 def contenders(linear: nn.Linear, x: Tensor, kernels: Kernels | None) -> dict[str, Callable[[], Tensor]]:
