@@ -220,7 +220,8 @@ def test_the_command_tunes_a_checkpoint_goes_on_and_scores_it(data, checkpoint, 
     assert cli.main([*command("none"), "--dry-run", "--json"]) == 0
     (course,) = json.loads(capsys.readouterr().out)["stages"]
     assert (course["steps"], course["samples"]) == (4, 8)
-    assert cli.main([*command("none"), "--resume"]) == 2  # the dry run began nothing
+    assert not (tmp_path / "none").exists()
+    assert cli.main([*command("none"), "--resume"]) == 2
     assert cli.main(command("whole")) == 0
     assert "answered exactly" in capsys.readouterr().out
     with monkeypatch.context() as patch:

@@ -179,6 +179,21 @@ def test_a_recipe_runs_with_a_tiny_stand_in(name, tmp_path):
     assert replace(opened.processor, tokenizer=None) == wanted
 
 
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    path, out = RECIPES / "elva-160m.toml", tmp_path / "run"
+    overrides = [*stand_in(load_recipe(path), tmp_path), "stages.align=false"]
+    train(load_recipe(path, overrides), out, World(), tmp_path / "data")
+    assert list((out / "checkpoints").iterdir())
+    with pytest.raises(PumiceError, match="another model or seed"):
+        train(load_recipe(path, [*overrides, "seed=7"]), out, World(), tmp_path / "data")
+    kept = (out / "log.jsonl").read_text()
+    (out / "recipe.toml").unlink()
+    with pytest.raises(PumiceError, match=r"checkpoints, but no recipe\.toml"):
+        train(load_recipe(path, overrides), out, World(), tmp_path / "data")
+    assert not (out / "recipe.toml").exists()
+    assert (out / "log.jsonl").read_text() == kept
+
+
 def test_towers_of_other_seeds_go_on_from_the_shipped_one_alone():
     recipe = load_recipe(RECIPES / "pocket-towers.toml", ["seed=3"])
     assert (recipe.start, recipe.start_folded, recipe.seed) == ("pocket", True, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,7 +107,8 @@ def _finetune(args: argparse.Namespace) -> int:
     from pumice.train import finetune
 
     if args.dry_run:
-        path = finetune.write_recipe(args.model, args.data, out)
-        return _dry_run(load_recipe(path, overrides), str(path), None, args)
+        with tempfile.TemporaryDirectory() as room:  # nothing stays of what was only asked about
+            path = finetune.write_recipe(args.model, args.data, Path(room) / out.name)
+            return _dry_run(load_recipe(path, overrides), str(path), None, args)
     finetune.main(args.model, args.data, overrides, out, args.workers, args.loaders, _trackers(args))
     return 0

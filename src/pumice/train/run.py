@@ -61,7 +61,7 @@ def main(
     ``loaders`` processes a worker read ahead; by default as many as `reading_ahead` says. ``track`` names trackers.
 
     Raises:
-        PumiceError: a faulty recipe, or ``out`` holds a run of another recipe.
+        PumiceError: a faulty recipe, or ``out`` holds a run of another model or seed, or checkpoints without a recipe.
     """
     recipe = load_recipe(recipe_path, list(overrides))
     if workers > 1 and "WORLD_SIZE" not in os.environ:
@@ -262,6 +262,8 @@ def _claim(recipe: Recipe, out: Path, world: World) -> None:
         before = load_recipe(path)
         if before.model != recipe.model or before.seed != recipe.seed:
             raise PumiceError(f"{out} holds a run of another model or seed (see {path}); choose another --out")
+    elif checkpoints(out / "checkpoints"):
+        raise PumiceError(f"{out} holds checkpoints, but no recipe.toml that says what made them; choose another --out")
     path.write_text(resolved(recipe))
     note(out, recipe, world.size)
 
