@@ -11,7 +11,7 @@ struct Tokens {
     const int16_t* pairs;  // INT8
     const int8_t* fours;   // INT4
     const float* scales;   // (rows, cols / 32)
-    const int32_t* sums;   // (rows, cols / 32), of 32 integers, which the least weight of INT4 goes with
+    const float* sums;     // (rows, cols / 32), of 32 integers, which the least weight of INT4 goes with
     int rows, cols;
 };
 
@@ -26,7 +26,7 @@ static Form form_of(int kind, bool panels) {
     return kind == INT8 ? Form{32, 32767.0f} : kind == INT4 ? Form{32, 127.0f} : Form{0, 0.0f};
 }
 
-static void put_tokens(const float* x, int cols, Form form, int16_t* pairs, int8_t* fours, float* scales, int32_t* sums) {
+static void put_tokens(const float* x, int cols, Form form, int16_t* pairs, int8_t* fours, float* scales, float* sums) {
     const int padded = (cols + 31) & ~31;
     for (int k = 0, group = 0; k < padded; k += form.group, group++) {
         const int count = padded - k < form.group ? padded - k : form.group;
@@ -49,7 +49,7 @@ static void put_tokens(const float* x, int cols, Form form, int16_t* pairs, int8
         int32_t sum = 0;
         for (int i = 0; i < count; i += 8) store_int8(fours + k + i, mul8(load8(part + i), inverse));
         for (int i = 0; i < count; i++) sum += fours[k + i];
-        sums[group] = sum;
+        sums[group] = float(sum);
     }
 }
 
@@ -178,7 +178,7 @@ static void int4_tile(const Matrix& w, const Tokens& x, int row, int token, floa
     const uint16_t* second_scales = first_scales + 16 * groups;
     const int8_t* in = x.fours + int64_t(token) * cols;
     const float* scales = x.scales + int64_t(token) * groups;
-    const int32_t* offsets = x.sums + int64_t(token) * groups;
+    const float* offsets = x.sums + int64_t(token) * groups;
     F8 sums[2][N];
     for (int n = 0; n < N; n++) sums[0][n] = sums[1][n] = zero8();
     for (int group = 0; group < groups; group++, one += 128, two += 128, in += 32) {
@@ -201,7 +201,7 @@ static void int4_tile(const Matrix& w, const Tokens& x, int row, int token, floa
         const F8 second = from_fp16(second_scales + 16 * group), lesser = from_fp16(second_scales + 16 * group + 8);
         for (int n = 0; n < N; n++) {
             const F8 scale = all8(scales[n * groups + group]);
-            const F8 count = all8(float(offsets[n * groups + group]));
+            const F8 count = all8(offsets[n * groups + group]);
             sums[0][n] = fma8(fma8(to_float(whole(part[0][n])), first, mul8(count, least)), scale, sums[0][n]);
             sums[1][n] = fma8(fma8(to_float(whole(part[1][n])), second, mul8(count, lesser)), scale, sums[1][n]);
         }

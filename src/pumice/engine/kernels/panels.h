@@ -1,9 +1,16 @@
-// y = W x + bias for many tokens, where multiplying takes the time: both sides become int16, so that products are added as
-// integers, which AVX2 does faster than fp32's. Sixteen rows of W, fp32 or bf16, are made so once for all tokens: 12 bits and
-// a sign, with a scale for 64 columns; tokens have 13 bits and a sign. That is finer than bf16. Included once for each
-// instruction set.
+// y = W x + bias for many tokens, where multiplying takes the time: sixteen rows of W, a panel, are laid out once for all
+// tokens, as integers, whose products AVX2 adds faster than fp32's. Included once for each instruction set.
+//
+//   W           a panel's numbers                               scales of columns  tokens
+//   FP32, BF16  int16 [cols / 2][16][2] of 12 bits and a sign    64                int16 of 13 bits and a sign: finer than bf16
+//   INT8        int16 [cols / 2][16][2]                          32                int16, and sums as those of `int8_tile`
+//   INT4        uint8 [cols / 4][16][4]                          32, and the least  int8, and sums as those of `int4_tile`
 
-// Sixteen rows: numbers [cols / 2][16][2], scales [cols / 64][16].
+static const int MANY = 32;  // tokens for which laying out integer weights pays
+
+INLINE bool in_integers(int kind) { return kind == INT8 || kind == INT4; }
+
+// Scales [groups][16]; of INT4 [groups][scale, least][16].
 struct Panel {
     int16_t* numbers;
     float* scales;
@@ -33,24 +40,52 @@ static void panel_row(const Matrix& w, int row, int cols, Panel panel, int index
     }
 }
 
+static void panel_of_int8(const Matrix& w, int row, int cols, Panel panel) {
+    const int groups = cols / 32;
+    for (int half = 0; half < 2; half++) {
+        const int8_t* packed = (const int8_t*)w.data + int64_t(row + 8 * half) * cols;
+        const uint16_t* scales = (const uint16_t*)w.scales + int64_t(row + 8 * half) * groups;
+        for (int k = 0; k < cols; k += 2) store_int(panel.numbers + 16 * (k + half), load_pairs(packed + 8 * k));
+        for (int group = 0; group < groups; group++) store8(panel.scales + 16 * group + 8 * half, from_fp16(scales + 8 * group));
+    }
+}
+
+static void panel_of_int4(const Matrix& w, int row, int cols, Panel panel) {
+    const int groups = cols / 32;
+    uint8_t* const numbers = (uint8_t*)panel.numbers;
+    for (int half = 0; half < 2; half++) {
+        const uint8_t* packed = (const uint8_t*)w.data + int64_t(row + 8 * half) * cols / 2;
+        const uint16_t* scales = (const uint16_t*)w.scales + int64_t(row + 8 * half) * groups * 2;
+        for (int k = 0; k < cols; k += 8) {
+            I8 low, high;
+            load_halves(packed + 4 * k, low, high);
+            store_int(numbers + 16 * k + 32 * half, low);
+            store_int(numbers + 16 * (k + 4) + 32 * half, high);
+        }
+        for (int i = 0; i < 2 * groups; i++) store8(panel.scales + 16 * i + 8 * half, from_fp16(scales + 8 * i));
+    }
+}
+
 // Rows row:row + 16 of W as a panel of `cols` columns.
 static void make_panel(const Matrix& w, int row, int cols, Panel panel) {
+    if (w.kind == INT8) return panel_of_int8(w, row, cols, panel);
+    if (w.kind == INT4) return panel_of_int4(w, row, cols, panel);
     for (int i = 0; i < 16; i++) {
         if (w.kind == FP32) panel_row<FP32>(w, row + i, cols, panel, i);
         if (w.kind == BF16) panel_row<BF16>(w, row + i, cols, panel, i);
     }
 }
 
-// 16 rows with N tokens. Sums of blocks lie in memory, as in matmul.h.
-template <int N>
-static void panel_tile(const Matrix& w, Panel panel, const Tokens& x, int cols, int row, int token, float* y, int64_t stride, bool add) {
-    const int blocks = (cols + PANEL_COLS - 1) / PANEL_COLS;
+// 16 rows with N tokens, in int16 with a scale for GROUP columns. Sums of blocks lie in memory, as in matmul.h.
+template <int GROUP, int N>
+static void pairs_tile(const Matrix& w, Panel panel, const Tokens& x, int cols, int row, int token, float* y, int64_t stride, bool add) {
+    const int blocks = (cols + GROUP - 1) / GROUP;
     const int16_t* in = x.pairs + int64_t(token) * cols;
     const float* scales = x.scales + int64_t(token) * blocks;
     F8 sums[2][N];
     for (int n = 0; n < N; n++) sums[0][n] = sums[1][n] = zero8();
     for (int block = 0; block < blocks; block++) {
-        const int first = block * PANEL_COLS, last = first + PANEL_COLS < cols ? first + PANEL_COLS : cols;
+        const int first = block * GROUP, last = first + GROUP < cols ? first + GROUP : cols;
         I8 part[2][N];
         for (int n = 0; n < N; n++) part[0][n] = part[1][n] = zero_int();
 #pragma GCC unroll 4
@@ -74,14 +109,59 @@ static void panel_tile(const Matrix& w, Panel panel, const Tokens& x, int cols, 
         for (int i = 0; i < 2; i++) give8(sums[i][n], w, row + 8 * i, y + (token + n) * stride, add);
 }
 
-// As `some_rows`, for tokens that `Shaped` made for panels.
+// The same for INT4.
+template <int N>
+static void fours_tile(const Matrix& w, Panel panel, const Tokens& x, int cols, int row, int token, float* y, int64_t stride, bool add) {
+    const int groups = cols / 32;
+    const uint8_t* numbers = (const uint8_t*)panel.numbers;
+    const int8_t* in = x.fours + int64_t(token) * cols;
+    const float* scales = x.scales + int64_t(token) * groups;
+    const float* offsets = x.sums + int64_t(token) * groups;
+    F8 sums[2][N];
+    for (int n = 0; n < N; n++) sums[0][n] = sums[1][n] = zero8();
+    for (int group = 0; group < groups; group++, numbers += 512, in += 32) {
+        I8 part[2][N];
+#pragma GCC unroll 8
+        for (int k = 0; k < 32; k += 4) {
+            const I8 a = load_int(numbers + 16 * k), b = load_int(numbers + 16 * k + 32);
+            for (int n = 0; n < N; n++) {
+                const I8 these = all_fours(in + n * cols + k);
+                part[0][n] = k ? add_fours(part[0][n], a, these) : first_fours(a, these);
+                part[1][n] = k ? add_fours(part[1][n], b, these) : first_fours(b, these);
+            }
+        }
+        IN_MEMORY(sums);
+        for (int i = 0; i < 2; i++) {
+            const F8 scale = load8(panel.scales + 32 * group + 8 * i), least = load8(panel.scales + 32 * group + 16 + 8 * i);
+            for (int n = 0; n < N; n++) {
+                const F8 whole_sum = fma8(to_float(whole(part[i][n])), scale, mul8(all8(offsets[n * groups + group]), least));
+                sums[i][n] = fma8(whole_sum, all8(scales[n * groups + group]), sums[i][n]);
+            }
+        }
+    }
+    for (int n = 0; n < N; n++)
+        for (int i = 0; i < 2; i++) give8(sums[i][n], w, row + 8 * i, y + (token + n) * stride, add);
+}
+
+template <int N>
+INLINE void panel_tile(const Matrix& w, Panel panel, const Tokens& x, int cols, int row, int token, float* y, int64_t stride, bool add) {
+    if (w.kind == INT4) return fours_tile<N>(w, panel, x, cols, row, token, y, stride, add);
+    if (w.kind == INT8) return pairs_tile<32, N>(w, panel, x, cols, row, token, y, stride, add);
+    pairs_tile<PANEL_COLS, N>(w, panel, x, cols, row, token, y, stride, add);
+}
+
+// The first place from `p` on where a cache line begins.
+template <class T>
+INLINE T* line_from(T* p) { return (T*)(((uintptr_t)p + 63) & ~uintptr_t(63)); }
+
+// As `some_rows`, for many tokens; those of FP32 and BF16 are what `Shaped` makes for panels.
 static void panel_rows(const Matrix& w, const Tokens& x, int first, int last, float* y, int64_t stride, bool add) {
     static thread_local std::vector<int16_t> numbers;
     static thread_local std::vector<float> scales;
     const int cols = (w.cols + 31) & ~31;
-    numbers.resize(size_t(16) * cols);
-    scales.resize(size_t(16) * (cols / PANEL_COLS + 1));
-    const Panel panel = {numbers.data(), scales.data()};
+    numbers.resize(size_t(16) * cols + 32);
+    scales.resize(size_t(32) * (cols / 32 + 1) + 16);
+    const Panel panel = {line_from(numbers.data()), line_from(scales.data())};
     for (int row = first; row < last; row += 16) {
         make_panel(w, row, cols, panel);
         int token = 0;

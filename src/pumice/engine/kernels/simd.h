@@ -56,6 +56,7 @@ INLINE F8 power_of_two(F8 n) {
 }
 INLINE I8 zero_int() { return _mm256_setzero_si256(); }
 INLINE I8 load_int(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
+INLINE void store_int(void* p, I8 x) { _mm256_storeu_si256((__m256i*)p, x); }
 INLINE F8 to_float(I8 x) { return _mm256_cvtepi32_ps(x); }
 INLINE void store_int16(int16_t* p, F8 x) {
     const __m256i n = _mm256_cvtps_epi32(x);
@@ -79,6 +80,7 @@ INLINE I8 all_fours(const int8_t* p) { int32_t x; memcpy(&x, p, 4); return _mm25
 #if PUMICE_VNNI
 INLINE I8 add_pairs(I8 sum, I8 w, I8 x) { return _mm256_dpwssd_epi32(sum, w, x); }
 INLINE I8 add_fours(I8 sum, I8 w, I8 x) { return _mm256_dpbusd_epi32(sum, w, x); }
+INLINE I8 first_fours(I8 w, I8 x) { return add_fours(zero_int(), w, x); }
 INLINE I8 whole(I8 sum) { return sum; }
 #else
 // GCC 12 puts off additions, and keeps what is to be added in memory, unless it is told that each sum is looked at.
@@ -86,6 +88,7 @@ INLINE I8 seen_now(I8 sum) { asm("" : "+x"(sum)); return sum; }
 INLINE I8 add_pairs(I8 sum, I8 w, I8 x) { return seen_now(_mm256_add_epi32(sum, _mm256_madd_epi16(w, x))); }
 // Sums of int16: eight times 2 * 15 * 127 is 30480, which fits.
 INLINE I8 add_fours(I8 sum, I8 w, I8 x) { return seen_now(_mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x))); }
+INLINE I8 first_fours(I8 w, I8 x) { return seen_now(_mm256_maddubs_epi16(w, x)); }
 INLINE I8 whole(I8 sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
 #endif
 
@@ -133,6 +136,7 @@ INLINE F8 power_of_two(F8 n) {
 }
 INLINE I8 zero_int() { return I8{}; }
 INLINE I8 load_int(const void* p) { I8 x; memcpy(&x, p, 32); return x; }
+INLINE void store_int(void* p, I8 x) { memcpy(p, &x, 32); }
 INLINE I8 all_int(int32_t x) { return I8{} + x; }
 INLINE F8 to_float(I8 x) { return __builtin_convertvector(x, F8); }
 INLINE void store_int16(int16_t* p, F8 x) { for (int i = 0; i < 8; i++) p[i] = int16_t(nearbyintf(x[i])); }
@@ -159,6 +163,7 @@ INLINE I8 add_fours(I8 sum, I8 w, I8 x) {
         for (int j = 0; j < 4; j++) sum[i] += int32_t(a[4 * i + j]) * b[4 * i + j];
     return sum;
 }
+INLINE I8 first_fours(I8 w, I8 x) { return add_fours(zero_int(), w, x); }
 INLINE I8 whole(I8 sum) { return sum; }
 
 #endif

@@ -44,7 +44,7 @@ struct Shaped {
     std::vector<int16_t> pairs;
     std::vector<int8_t> fours;
     std::vector<float> scales;
-    std::vector<int32_t> sums;
+    std::vector<float> sums;
     Tokens tokens;
     Form form;
     int padded, groups;
@@ -95,6 +95,7 @@ struct Product {
 static void multiply_block(const Product* products, int count, const Tokens& tokens, bool panels, bool add, int threads) {
     int blocks = 0;
     for (int i = 0; i < count; i++) blocks += (products[i].matrix->rows + 15) / 16;
+    const bool laid_out = panels || (in_integers(products[0].matrix->kind) && tokens.rows >= MANY);
     const int units = threads <= 1 ? 1 : blocks < threads * 8 ? blocks : threads * 8;
     each(units, threads, [&](int unit) {
         int first = int(int64_t(blocks) * unit / units), last = int(int64_t(blocks) * (unit + 1) / units);
@@ -103,7 +104,7 @@ static void multiply_block(const Product* products, int count, const Tokens& tok
             const int here = (matrix.rows + 15) / 16;
             if (first < here) {
                 const int end = (last < here ? last : here) * 16;
-                (panels ? panel_rows : some_rows)(matrix, tokens, first * 16, end < matrix.rows ? end : matrix.rows, products[i].out, products[i].stride, add);
+                (laid_out ? panel_rows : some_rows)(matrix, tokens, first * 16, end < matrix.rows ? end : matrix.rows, products[i].out, products[i].stride, add);
             }
             first = first > here ? first - here : 0;
             last -= here;
@@ -111,8 +112,8 @@ static void multiply_block(const Product* products, int count, const Tokens& tok
     });
 }
 
-// Tokens are taken in blocks that stay near the core while all rows pass; panels are made again for each, so theirs are
-// larger. What a token gets doesn't depend on its block.
+// Tokens are taken in blocks that stay near the core while all rows pass; panels of fp32 and bf16, which take longest to
+// make, are made again for each, so theirs are larger. What a token gets doesn't depend on its block.
 static void multiply(const Product* products, int count, const Shaped& in, bool panels, bool add, int threads) {
     const int block = !in.form.group ? in.tokens.rows : panels ? 512 : 128;
     for (int first = 0; first < in.tokens.rows; first += block) {
