@@ -3,7 +3,8 @@
     python benchmarks/matmul.py
 
 "panels" are fp32 weights multiplied as integers of 13 and 14 bits, as in the tower and in prompts of bf16; "int8" and
-"int4" are the engine's weights of few bits. Contenders take turns; the best of nine runs counts, in GFLOP/s.
+"int4" are the engine's weights of few bits, "int6" a tower's beside int4. Contenders take turns; the best of nine runs
+counts, in GFLOP/s.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pumice.engine.kernels import Kernels, load_kernels
-from pumice.engine.packed_weights import Arena, Weights, arena_size, pack
+from pumice.engine.packed_weights import Arena, Packed, arena_size, pack
 
 SHAPES = ((1336, 576, 1536), (1336, 1536, 576), (1285, 384, 1536), (4112, 384, 1536))
 """(rows, in, out) of feed-forward layers: of language model and tower for a picture of five tiles, of the tower for 16
@@ -34,10 +35,10 @@ def contenders(linear: nn.Linear, x: Tensor, kernels: Kernels | None) -> dict[st
     return ways
 
 
-OURS: tuple[Weights, ...] = ("fp32", "int8", "int4")
+OURS: tuple[Packed, ...] = ("fp32", "int8", "int6", "int4")
 
 
-def ours(linear: nn.Linear, x: Tensor, weights: Weights, kernels: Kernels) -> Callable[[], Tensor]:
+def ours(linear: nn.Linear, x: Tensor, weights: Packed, kernels: Kernels) -> Callable[[], Tensor]:
     """The engine's product with these weights."""
     matrix = pack(linear, weights, Arena(arena_size([linear], weights), kernels))
     return lambda: kernels.linear(matrix.struct, x, panels=weights == "fp32")

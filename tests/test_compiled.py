@@ -17,7 +17,7 @@ from pumice.engine import kernels as kernels_module
 from pumice.engine.compiled import CompiledDecoder, compiled_decoder
 from pumice.engine.decoders import make_tower
 from pumice.engine.kernels import Kernels, load_kernels
-from pumice.engine.packed_weights import Arena, arena_size, pack, round_int4, round_int8
+from pumice.engine.packed_weights import Arena, arena_size, pack, round_int8, round_steps
 from pumice.engine.segments import Segment, Span
 from pumice.types import PumiceError
 
@@ -271,9 +271,9 @@ def test_equals_transformers_with_the_same_rounded_weights(weights: Any) -> None
 
 
 def rounded(weight: Tensor, weights: str) -> Tensor:
-    """What int8 or int4 leaves of weights (rows, cols), as fp32."""
+    """What int8, int6 or int4 leaves of weights (rows, cols), as fp32."""
     padded = nn.functional.pad(weight, (0, -weight.shape[1] % 32))
-    numbers, scales = round_int8(padded) if weights == "int8" else round_int4(padded)
+    numbers, scales = round_int8(padded) if weights == "int8" else round_steps(padded, 15 if weights == "int4" else 63)
     groups = numbers.unflatten(1, (-1, 32)).float()
     if weights == "int8":
         kept = groups * scales.float()[:, :, None]
@@ -283,7 +283,7 @@ def rounded(weight: Tensor, weights: str) -> Tensor:
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
-@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8", "int4", "int6"])
 @pytest.mark.parametrize(("rows", "cols"), [(1, 1), (3, 7), (16, 32), (17, 33), (50, 100), (129, 576)])
 def test_products_of_odd_sizes(kernels: Kernels, level: int, weights: Any, rows: int, cols: int) -> None:
     if kernels.use_level(level) != level:
@@ -296,7 +296,8 @@ def test_products_of_odd_sizes(kernels: Kernels, level: int, weights: Any, rows:
     for tokens in (1, 2, 3, 4, 5, 9, 35, 130):  # from 32 on weights are laid out for many; 128 are taken at once
         x = torch.randn(tokens, cols)
         theirs = x @ kept.T + linear.bias.detach()
-        tolerance = {"int8": 1e-4, "int4": 0.02}.get(weights, 1e-5)  # activations are rounded to 16 bits, and to 8
+        # Tokens are rounded to 16 bits, and to 8.
+        tolerance = {"int8": 1e-4, "int4": 0.02, "int6": 0.02}.get(weights, 1e-5)
         ours = kernels.linear(matrix.struct, x)
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
         alone = torch.cat([kernels.linear(matrix.struct, row) for row in x.split(1)])
@@ -333,6 +334,21 @@ def test_panels_take_the_largest_numbers_without_overflow(kernels: Kernels) -> N
     torch.testing.assert_close(ours, torch.full((5, 16), -768.0))
 
 
+@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("weights", ["int4", "int6"])
+def test_few_bits_take_the_largest_numbers_without_overflow(kernels: Kernels, level: int, weights: Any) -> None:
+    if kernels.use_level(level) != level:
+        pytest.skip("this processor doesn't have it")
+    linear = nn.Linear(256, 16, bias=False)
+    with torch.no_grad():
+        linear.weight.fill_(1.0)
+        linear.weight[:, ::32] = 0.0  # so that 1 is the most that a number stands for
+    matrix = pack(linear, weights, Arena(arena_size([linear], weights), kernels))
+    for tokens in (1, 40):
+        ours = kernels.linear(matrix.struct, torch.full((tokens, 256), -3.0))
+        torch.testing.assert_close(ours, torch.full((tokens, 16), -3.0 * 248), rtol=2e-3, atol=0.0)
+
+
 @pytest.mark.parametrize("weights", ["bf16", "int8"])
 def test_a_tower_of_panels_is_the_model_s_to_a_thousandth(weights: str) -> None:
     model = tiny_model(50)
@@ -344,6 +360,19 @@ def test_a_tower_of_panels_is_the_model_s_to_a_thousandth(weights: str) -> None:
         assert 0 < error < 1e-3
         assert torch.equal(model.tower(tiles), before)
     assert make_tower(model, "") is make_tower(model, "fp32") is model.tower
+
+
+def test_the_tower_beside_int4_has_six_bits() -> None:
+    model = tiny_model(50)
+    tiles = torch.randn(3, 3, TILE, TILE, generator=torch.Generator().manual_seed(2))
+    tower = make_tower(model, "int4")
+    with torch.inference_mode():
+        before = model.tower(tiles)
+        finer = make_tower(model, "int8")(tiles)
+        error, least = (float((found - before).norm() / before.norm()) for found in (tower(tiles), finer))
+        assert 4 * least < error < 0.03
+        assert torch.equal(torch.cat([tower(tile[None]) for tile in tiles]), tower(tiles))
+        assert torch.equal(model.tower(tiles), before)
 
 
 def test_int4_takes_the_range_with_the_least_error() -> None:

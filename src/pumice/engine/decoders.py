@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pumice.engine.compiled import compiled_decoder
 from pumice.engine.kernels import Kernels, load_kernels
-from pumice.engine.packed_weights import Arena, Weights, pack
+from pumice.engine.packed_weights import Arena, Packed, Weights, arena_size, pack
 from pumice.engine.plain import PlainDecoder
 from pumice.engine.segments import Decoder
 from pumice.model.assistant import AssistantModel
@@ -40,34 +40,36 @@ def make_tower(model: AssistantModel, weights: str) -> Callable[[Tensor], Tensor
     """The model's tower, for ``weights`` that `make_decoder` took.
 
     With other weights than fp32 on a CPU, its linear maps are multiplied in 13 and 14 bits (panels.h): for the same
-    parameters, without a copy.
+    parameters, without a copy. With int4 they are copies of 6 bits, multiplied with features of 8.
     """
     kernels = load_kernels()
     if kernels is None or weights in ("", "fp32") or model.device.type != "cpu":
         return model.tower
-    return _with_panels(model.tower, kernels)
+    return _with_products(model.tower, kernels, weights == "int4")
 
 
-class PanelLinear(nn.Module):
-    """A linear map's own weights, multiplied as panels: x (..., cols) to (..., rows)."""
+class IntegerLinear(nn.Module):
+    """A linear map multiplied as integers: its own weights as panels, or ``few`` bits of them."""
 
-    def __init__(self, linear: nn.Linear, kernels: Kernels) -> None:
+    def __init__(self, linear: nn.Linear, kernels: Kernels, few: bool) -> None:
         super().__init__()
-        self._matrix, self._kernels = pack(linear, KIND_NAMES[linear.weight.dtype], Arena(0, kernels)), kernels
+        kind = "int6" if few else KIND_NAMES[linear.weight.dtype]
+        self._matrix = pack(linear, kind, Arena(arena_size([linear], kind) if few else 0, kernels))
+        self._kernels, self._panels = kernels, not few
 
     def forward(self, x: Tensor) -> Tensor:
-        """As nn.Linear."""
+        """x (..., cols) to (..., rows), as nn.Linear."""
         flat = x.reshape(-1, x.shape[-1]).float().contiguous()
-        return self._kernels.linear(self._matrix.struct, flat, panels=True).view(*x.shape[:-1], -1).to(x.dtype)
+        return self._kernels.linear(self._matrix.struct, flat, self._panels).view(*x.shape[:-1], -1).to(x.dtype)
 
 
-KIND_NAMES: dict[torch.dtype, Weights] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+KIND_NAMES: dict[torch.dtype, Packed] = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
-def _with_panels(module: nn.Module, kernels: Kernels) -> nn.Module:
+def _with_products(module: nn.Module, kernels: Kernels, few: bool) -> nn.Module:
     """The same module, which stays as it is, but for its linear maps."""
     if type(module) is nn.Linear and module.weight.dtype in KIND_NAMES:
-        return PanelLinear(module, kernels)
+        return IntegerLinear(module, kernels, few)
     made = copy(module)
-    made._modules = {name: child and _with_panels(child, kernels) for name, child in module._modules.items()}
+    made._modules = {name: child and _with_products(child, kernels, few) for name, child in module._modules.items()}
     return made

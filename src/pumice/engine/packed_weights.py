@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from pumice.engine.kernels import KINDS, Kernels, Kind, MatrixStruct
 
 Weights = Literal["fp32", "bf16", "int8", "int4"]
+"""What a language model's may be."""
+Packed = Literal["fp32", "bf16", "int8", "int4", "int6"]
+"""What linear maps may be; int6 is a tower's beside int4."""
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
 ROTATIONS = ("default", "linear", "llama3", "yarn")  # whose angles don't depend on a sequence's length
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -104,21 +107,21 @@ class Arena:
         return place.copy_(made)
 
 
-def arena_size(linears: list[nn.Linear], weights: Weights) -> int:
+def arena_size(linears: list[nn.Linear], weights: Packed) -> int:
     """Bytes of all copies that `pack` makes of these."""
-    bits = {"fp32": 0, "bf16": 16, "int8": 8.5, "int4": 5}[weights]
+    bits = {"fp32": 0, "bf16": 16, "int8": 8.5, "int4": 5, "int6": 9}[weights]
     return sum(int(_padded(one.weight.detach().to("meta")).numel() * bits / 8) + 128 for one in linears)
 
 
-def pack(linear: nn.Linear, weights: Weights, arena: Arena) -> Matrix:
+def pack(linear: nn.Linear, weights: Packed, arena: Arena) -> Matrix:
     """A linear map for the kernels; "fp32" keeps what the module has, without a copy where it lies in order."""
     weight = linear.weight.detach()
     bias = None if linear.bias is None else linear.bias.detach().float().contiguous()
     scales: Tensor | None = None
-    if weights in ("int8", "int4"):
-        made, scales = (pack_int8 if weights == "int8" else pack_int4)(weight.float())
-        data, kind = arena.keep(made), Kind.INT8 if weights == "int8" else Kind.INT4
-        scales = arena.keep(scales)
+    if weights in PACKERS:
+        packer, kind = PACKERS[weights]
+        made, scales = packer(weight.float())
+        data, scales = arena.keep(made), arena.keep(scales)
     else:
         wanted = weight.bfloat16() if weights == "bf16" or weight.dtype == torch.float16 else weight
         data = wanted.contiguous() if wanted is weight else arena.keep(wanted)
@@ -146,8 +149,8 @@ def round_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return numbers.flatten(1).to(torch.int8), scales.squeeze(2)
 
 
-def round_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (rows, cols) from 0 to 15, and fp16 (rows, cols / 32, 2): what a step is worth, and what 0 stands for.
+def round_steps(weight: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Weights (rows, cols), 0 to ``most``, and fp16 (rows, cols / 32, 2): what a step is worth, and what 0 stands for.
 
     Of some ranges up to that from the least weight to the largest, each group takes the one with the least error.
     cols is a multiple of 32.
@@ -161,8 +164,8 @@ def round_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     )
     for below, above in ((1.0, 1.0), (0.93, 0.93), (0.86, 0.86), (1.0, 0.9), (0.9, 1.0)):
         least = (low * below).half()
-        scale = ((high * above - least) / 15).half()
-        rounded = ((groups - least) / _not_zero(scale)).round().clamp(0, 15)
+        scale = ((high * above - least) / most).half()
+        rounded = ((groups - least) / _not_zero(scale)).round().clamp(0, most)
         error = (rounded * scale + least - groups).square().sum(2, keepdim=True)
         better = error < best
         numbers, best = torch.where(better, rounded, numbers), torch.where(better, error, best)
@@ -184,11 +187,25 @@ def pack_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def pack_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Weights (rows, cols) fp32 in the layout of types.h, and their scales."""
-    numbers, scales = round_int4(_padded(weight))
+    numbers, scales = round_steps(_padded(weight), 15)
     rows, cols = numbers.shape
     halves = numbers.view(rows // 8, 8, cols // 8, 2, 4)
     both = halves[:, :, :, 0] | halves[:, :, :, 1] << 4
-    return both.transpose(1, 2).contiguous(), scales.view(rows // 8, 8, -1, 2).permute(0, 2, 3, 1).contiguous()
+    return both.transpose(1, 2).contiguous(), _steps(scales)
+
+
+def pack_int6(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (rows, cols) fp32 in the layout of types.h, and their scales."""
+    numbers, scales = round_steps(_padded(weight), 63)
+    rows, cols = numbers.shape
+    return numbers.view(rows // 8, 8, cols // 4, 4).transpose(1, 2).contiguous(), _steps(scales)
+
+
+def _steps(scales: Tensor) -> Tensor:
+    return scales.view(len(scales) // 8, 8, -1, 2).permute(0, 2, 3, 1).contiguous()
+
+
+PACKERS = {"int8": (pack_int8, Kind.INT8), "int4": (pack_int4, Kind.INT4), "int6": (pack_int6, Kind.INT6)}
 
 
 class Rotation:

@@ -24,6 +24,7 @@ class Kind(IntEnum):
     FP16 = 2
     INT8 = 3
     INT4 = 4
+    INT6 = 5
 
 
 KINDS = {torch.float32: Kind.FP32, torch.bfloat16: Kind.BF16, torch.float16: Kind.FP16}

@@ -9,9 +9,9 @@ static const int AHEAD = 4096;  // bytes of weights that are asked for before th
 struct Tokens {
     const float* real;
     const int16_t* pairs;  // INT8
-    const int8_t* fours;   // INT4
+    const int8_t* fours;   // INT4, INT6
     const float* scales;   // (rows, cols / 32)
-    const float* sums;     // (rows, cols / 32), of 32 integers, which the least weight of INT4 goes with
+    const float* sums;     // (rows, cols / 32), of 32 integers, which the least weight of these goes with
     int rows, cols;
 };
 
@@ -23,33 +23,32 @@ struct Form {
 
 static Form form_of(int kind, bool panels) {
     if (panels) return {PANEL_COLS, PANEL_TOKEN_MOST};
-    return kind == INT8 ? Form{32, 32767.0f} : kind == INT4 ? Form{32, 127.0f} : Form{0, 0.0f};
+    if (kind == INT4 || kind == INT6) return {32, 127.0f};
+    return kind == INT8 ? Form{32, 32767.0f} : Form{0, 0.0f};
 }
 
 static void put_tokens(const float* x, int cols, Form form, int16_t* pairs, int8_t* fours, float* scales, float* sums) {
     const int padded = (cols + 31) & ~31;
     for (int k = 0, group = 0; k < padded; k += form.group, group++) {
         const int count = padded - k < form.group ? padded - k : form.group;
-        float part[PANEL_COLS];
-        F8 most = zero8();
-        for (int i = 0; i < count; i += 8) {
-            if (k + i + 8 <= cols)
-                store8(part + i, load8(x + k + i));
-            else
-                for (int j = i; j < i + 8; j++) part[j] = k + j < cols ? x[k + j] : 0.0f;
-            most = max8(most, abs8(load8(part + i)));
+        float room[PANEL_COLS];
+        const float* part = x + k;
+        if (k + count > cols) {  // zeros behind the last
+            for (int i = 0; i < count; i++) room[i] = k + i < cols ? x[k + i] : 0.0f;
+            part = room;
         }
+        F8 most = zero8();
+        for (int i = 0; i < count; i += 8) most = max8(most, abs8(load8(part + i)));
         const float size = most8(most);
         const F8 inverse = all8(size > 1e-30f ? form.most / size : 0.0f);
         scales[group] = size / form.most;
-        if (!fours) {
+        if (fours) {
+            F8 four[4];
+            for (int i = 0; i < 4; i++) four[i] = mul8(load8(part + 8 * i), inverse);
+            sums[group] = float(store_bytes(fours + k, four[0], four[1], four[2], four[3]));
+        } else {
             for (int i = 0; i < count; i += 8) store_int16(pairs + k + i, mul8(load8(part + i), inverse));
-            continue;
         }
-        int32_t sum = 0;
-        for (int i = 0; i < count; i += 8) store_int8(fours + k + i, mul8(load8(part + i), inverse));
-        for (int i = 0; i < count; i++) sum += fours[k + i];
-        sums[group] = float(sum);
     }
 }
 

@@ -5,12 +5,15 @@
 //   FP32, BF16  int16 [cols / 2][16][2] of 12 bits and a sign    64                int16 of 13 bits and a sign: finer than bf16
 //   INT8        int16 [cols / 2][16][2]                          32                int16, and sums as those of `int8_tile`
 //   INT4        uint8 [cols / 4][16][4]                          32, and the least  int8, and sums as those of `int4_tile`
+//   INT6        uint8 [cols / 4][16][4]                          32, and the least  int8
 
 static const int MANY = 32;  // tokens for which laying out integer weights pays
 
-INLINE bool in_integers(int kind) { return kind == INT8 || kind == INT4; }
+INLINE bool laid_out_for(int kind, bool panels, int tokens) {
+    return panels || kind == INT6 || ((kind == INT8 || kind == INT4) && tokens >= MANY);
+}
 
-// Scales [groups][16]; of INT4 [groups][scale, least][16].
+// Scales [groups][16]; of INT4 and INT6 [groups][scale, least][16].
 struct Panel {
     int16_t* numbers;
     float* scales;
@@ -50,15 +53,19 @@ static void panel_of_int8(const Matrix& w, int row, int cols, Panel panel) {
     }
 }
 
-static void panel_of_int4(const Matrix& w, int row, int cols, Panel panel) {
-    const int groups = cols / 32;
+template <int KIND>
+static void panel_of_bytes(const Matrix& w, int row, int cols, Panel panel) {
+    const int groups = cols / 32, packed_cols = KIND == INT4 ? cols / 2 : cols;
     uint8_t* const numbers = (uint8_t*)panel.numbers;
     for (int half = 0; half < 2; half++) {
-        const uint8_t* packed = (const uint8_t*)w.data + int64_t(row + 8 * half) * cols / 2;
+        const uint8_t* packed = (const uint8_t*)w.data + int64_t(row + 8 * half) * packed_cols;
         const uint16_t* scales = (const uint16_t*)w.scales + int64_t(row + 8 * half) * groups * 2;
         for (int k = 0; k < cols; k += 8) {
             I8 low, high;
-            load_halves(packed + 4 * k, low, high);
+            if (KIND == INT4)
+                load_halves(packed + 4 * k, low, high);
+            else
+                low = load_int(packed + 8 * k), high = load_int(packed + 8 * k + 32);
             store_int(numbers + 16 * k + 32 * half, low);
             store_int(numbers + 16 * (k + 4) + 32 * half, high);
         }
@@ -69,7 +76,8 @@ static void panel_of_int4(const Matrix& w, int row, int cols, Panel panel) {
 // Rows row:row + 16 of W as a panel of `cols` columns.
 static void make_panel(const Matrix& w, int row, int cols, Panel panel) {
     if (w.kind == INT8) return panel_of_int8(w, row, cols, panel);
-    if (w.kind == INT4) return panel_of_int4(w, row, cols, panel);
+    if (w.kind == INT4) return panel_of_bytes<INT4>(w, row, cols, panel);
+    if (w.kind == INT6) return panel_of_bytes<INT6>(w, row, cols, panel);
     for (int i = 0; i < 16; i++) {
         if (w.kind == FP32) panel_row<FP32>(w, row + i, cols, panel, i);
         if (w.kind == BF16) panel_row<BF16>(w, row + i, cols, panel, i);
@@ -109,9 +117,31 @@ static void pairs_tile(const Matrix& w, Panel panel, const Tokens& x, int cols, 
         for (int i = 0; i < 2; i++) give8(sums[i][n], w, row + 8 * i, y + (token + n) * stride, add);
 }
 
-// The same for INT4.
-template <int N>
-static void fours_tile(const Matrix& w, Panel panel, const Tokens& x, int cols, int row, int token, float* y, int64_t stride, bool add) {
+// Sums of 32 columns of 16 rows with N tokens, which `whole` makes whole where they are of INT4.
+template <int KIND, int N>
+INLINE void sum_bytes(const uint8_t* numbers, const int8_t* in, int cols, I8 (&part)[2][N]) {
+    if (KIND == INT6)
+        for (int n = 0; n < N; n++) part[0][n] = part[1][n] = zero_int();
+#pragma GCC unroll 4
+    for (int k = 0; k < 32; k += 8) {
+        const uint8_t* at = numbers + 16 * k;
+        const I8 a = load_int(at), b = load_int(at + 32), c = load_int(at + 64), d = load_int(at + 96);
+        for (int n = 0; n < N; n++) {
+            const I8 left = all_fours(in + n * cols + k), right = all_fours(in + n * cols + k + 4);
+            if (KIND == INT6) {
+                part[0][n] = add_eights(part[0][n], a, left, c, right);
+                part[1][n] = add_eights(part[1][n], b, left, d, right);
+                continue;
+            }
+            part[0][n] = add_fours(k ? add_fours(part[0][n], a, left) : first_fours(a, left), c, right);
+            part[1][n] = add_fours(k ? add_fours(part[1][n], b, left) : first_fours(b, left), d, right);
+        }
+    }
+}
+
+// The same for INT4 and INT6.
+template <int KIND, int N>
+static void bytes_tile(const Matrix& w, Panel panel, const Tokens& x, int cols, int row, int token, float* y, int64_t stride, bool add) {
     const int groups = cols / 32;
     const uint8_t* numbers = (const uint8_t*)panel.numbers;
     const int8_t* in = x.fours + int64_t(token) * cols;
@@ -121,21 +151,15 @@ static void fours_tile(const Matrix& w, Panel panel, const Tokens& x, int cols, 
     for (int n = 0; n < N; n++) sums[0][n] = sums[1][n] = zero8();
     for (int group = 0; group < groups; group++, numbers += 512, in += 32) {
         I8 part[2][N];
-#pragma GCC unroll 8
-        for (int k = 0; k < 32; k += 4) {
-            const I8 a = load_int(numbers + 16 * k), b = load_int(numbers + 16 * k + 32);
-            for (int n = 0; n < N; n++) {
-                const I8 these = all_fours(in + n * cols + k);
-                part[0][n] = k ? add_fours(part[0][n], a, these) : first_fours(a, these);
-                part[1][n] = k ? add_fours(part[1][n], b, these) : first_fours(b, these);
-            }
-        }
+        sum_bytes<KIND, N>(numbers, in, cols, part);
         IN_MEMORY(sums);
-        for (int i = 0; i < 2; i++) {
-            const F8 scale = load8(panel.scales + 32 * group + 8 * i), least = load8(panel.scales + 32 * group + 16 + 8 * i);
-            for (int n = 0; n < N; n++) {
-                const F8 whole_sum = fma8(to_float(whole(part[i][n])), scale, mul8(all8(offsets[n * groups + group]), least));
-                sums[i][n] = fma8(whole_sum, all8(scales[n * groups + group]), sums[i][n]);
+        const float* steps = panel.scales + 32 * group;
+        for (int n = 0; n < N; n++) {
+            const F8 offset = all8(offsets[n * groups + group]), scale = all8(scales[n * groups + group]);
+            for (int i = 0; i < 2; i++) {
+                const F8 whole_sum = to_float(KIND == INT4 ? whole(part[i][n]) : part[i][n]);
+                const F8 real = fma8(whole_sum, load8(steps + 8 * i), mul8(offset, load8(steps + 16 + 8 * i)));
+                sums[i][n] = fma8(real, scale, sums[i][n]);
             }
         }
     }
@@ -145,7 +169,8 @@ static void fours_tile(const Matrix& w, Panel panel, const Tokens& x, int cols, 
 
 template <int N>
 INLINE void panel_tile(const Matrix& w, Panel panel, const Tokens& x, int cols, int row, int token, float* y, int64_t stride, bool add) {
-    if (w.kind == INT4) return fours_tile<N>(w, panel, x, cols, row, token, y, stride, add);
+    if (w.kind == INT4) return bytes_tile<INT4, N>(w, panel, x, cols, row, token, y, stride, add);
+    if (w.kind == INT6) return bytes_tile<INT6, N>(w, panel, x, cols, row, token, y, stride, add);
     if (w.kind == INT8) return pairs_tile<32, N>(w, panel, x, cols, row, token, y, stride, add);
     pairs_tile<PANEL_COLS, N>(w, panel, x, cols, row, token, y, stride, add);
 }

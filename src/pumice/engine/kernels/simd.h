@@ -62,10 +62,21 @@ INLINE void store_int16(int16_t* p, F8 x) {
     const __m256i n = _mm256_cvtps_epi32(x);
     _mm_storeu_si128((__m128i*)p, _mm_packs_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1)));
 }
-INLINE void store_int8(int8_t* p, F8 x) {
-    const __m256i n = _mm256_cvtps_epi32(x);
-    const __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1));
-    _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(half, half));
+// 32 numbers as bytes; returns the sum of these.
+INLINE int32_t store_bytes(int8_t* p, F8 a, F8 b, F8 c, F8 d) {
+    const __m256i i = _mm256_cvtps_epi32(a), j = _mm256_cvtps_epi32(b), k = _mm256_cvtps_epi32(c), l = _mm256_cvtps_epi32(d);
+    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(i, j), _mm256_packs_epi32(k, l));  // by lanes
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_storeu_si256((__m256i*)p, _mm256_permutevar8x32_epi32(bytes, order));
+    const __m256i sums = _mm256_add_epi32(_mm256_add_epi32(i, j), _mm256_add_epi32(k, l));
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
+}
+INLINE float most8(F8 x) {
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 // INT8: two columns of eight rows, with two of a token's int16 numbers.
 INLINE I8 load_pairs(const int8_t* p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)); }
@@ -81,6 +92,7 @@ INLINE I8 all_fours(const int8_t* p) { int32_t x; memcpy(&x, p, 4); return _mm25
 INLINE I8 add_pairs(I8 sum, I8 w, I8 x) { return _mm256_dpwssd_epi32(sum, w, x); }
 INLINE I8 add_fours(I8 sum, I8 w, I8 x) { return _mm256_dpbusd_epi32(sum, w, x); }
 INLINE I8 first_fours(I8 w, I8 x) { return add_fours(zero_int(), w, x); }
+INLINE I8 add_eights(I8 sum, I8 w, I8 x, I8 v, I8 y) { return add_fours(add_fours(sum, w, x), v, y); }
 INLINE I8 whole(I8 sum) { return sum; }
 #else
 // GCC 12 puts off additions, and keeps what is to be added in memory, unless it is told that each sum is looked at.
@@ -89,6 +101,11 @@ INLINE I8 add_pairs(I8 sum, I8 w, I8 x) { return seen_now(_mm256_add_epi32(sum, 
 // Sums of int16: eight times 2 * 15 * 127 is 30480, which fits.
 INLINE I8 add_fours(I8 sum, I8 w, I8 x) { return seen_now(_mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x))); }
 INLINE I8 first_fours(I8 w, I8 x) { return seen_now(_mm256_maddubs_epi16(w, x)); }
+// INT6: four times 63 * 127 is 32004, which fits, and no more.
+INLINE I8 add_eights(I8 sum, I8 w, I8 x, I8 v, I8 y) {
+    const I8 both = _mm256_add_epi16(_mm256_maddubs_epi16(w, x), _mm256_maddubs_epi16(v, y));
+    return seen_now(_mm256_add_epi32(sum, _mm256_madd_epi16(both, _mm256_set1_epi16(1))));
+}
 INLINE I8 whole(I8 sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
 #endif
 
@@ -140,7 +157,17 @@ INLINE void store_int(void* p, I8 x) { memcpy(p, &x, 32); }
 INLINE I8 all_int(int32_t x) { return I8{} + x; }
 INLINE F8 to_float(I8 x) { return __builtin_convertvector(x, F8); }
 INLINE void store_int16(int16_t* p, F8 x) { for (int i = 0; i < 8; i++) p[i] = int16_t(nearbyintf(x[i])); }
-INLINE void store_int8(int8_t* p, F8 x) { for (int i = 0; i < 8; i++) p[i] = int8_t(nearbyintf(x[i])); }
+INLINE int32_t store_bytes(int8_t* p, F8 a, F8 b, F8 c, F8 d) {
+    const F8 all[4] = {a, b, c, d};
+    int32_t sum = 0;
+    for (int i = 0; i < 32; i++) sum += p[i] = int8_t(nearbyintf(all[i / 8][i % 8]));
+    return sum;
+}
+INLINE float most8(F8 x) {
+    float most = x[0];
+    for (int i = 1; i < 8; i++) most = x[i] > most ? x[i] : most;
+    return most;
+}
 typedef int16_t S16 __attribute__((vector_size(32)));
 typedef int8_t S32 __attribute__((vector_size(32)));
 INLINE I8 load_pairs(const int8_t* p) { S16 x; for (int i = 0; i < 16; i++) x[i] = p[i]; return (I8)x; }
@@ -164,6 +191,7 @@ INLINE I8 add_fours(I8 sum, I8 w, I8 x) {
     return sum;
 }
 INLINE I8 first_fours(I8 w, I8 x) { return add_fours(zero_int(), w, x); }
+INLINE I8 add_eights(I8 sum, I8 w, I8 x, I8 v, I8 y) { return add_fours(add_fours(sum, w, x), v, y); }
 INLINE I8 whole(I8 sum) { return sum; }
 
 #endif
@@ -177,13 +205,6 @@ INLINE float sum8(F8 x) {
     float sums[4];
     store4(sums, sums4(x, x, x, x));
     return sums[0];
-}
-INLINE float most8(F8 x) {
-    float all[8];
-    store8(all, x);
-    float most = all[0];
-    for (int i = 1; i < 8; i++) most = all[i] > most ? all[i] : most;
-    return most;
 }
 // e to the x, to about two units in the last place; nothing below -87.
 INLINE F8 exp8(F8 x) {

@@ -57,7 +57,7 @@ struct Shaped {
         groups = (padded + form.group - 1) / form.group;
         scales.resize(size_t(rows) * groups);
         tokens.scales = scales.data();
-        if (kind == INT4 && !panels) {
+        if (kind == INT4 || kind == INT6) {
             fours.resize(size_t(rows) * padded), sums.resize(size_t(rows) * groups);
             tokens.fours = fours.data(), tokens.sums = sums.data();
         } else {
@@ -95,7 +95,7 @@ struct Product {
 static void multiply_block(const Product* products, int count, const Tokens& tokens, bool panels, bool add, int threads) {
     int blocks = 0;
     for (int i = 0; i < count; i++) blocks += (products[i].matrix->rows + 15) / 16;
-    const bool laid_out = panels || (in_integers(products[0].matrix->kind) && tokens.rows >= MANY);
+    const bool laid_out = laid_out_for(products[0].matrix->kind, panels, tokens.rows);
     const int units = threads <= 1 ? 1 : blocks < threads * 8 ? blocks : threads * 8;
     each(units, threads, [&](int unit) {
         int first = int(int64_t(blocks) * unit / units), last = int(int64_t(blocks) * (unit + 1) / units);

@@ -2,12 +2,13 @@
 #pragma once
 #include <cstdint>
 
-enum Kind : int32_t { FP32 = 0, BF16 = 1, FP16 = 2, INT8 = 3, INT4 = 4 };
+enum Kind : int32_t { FP32 = 0, BF16 = 1, FP16 = 2, INT8 = 3, INT4 = 4, INT6 = 5 };
 
 // A linear layer's weights, y = W x + bias. FP32, BF16: rows of cols, one behind the other.
 // INT8: 8 rows at a time, [rows / 8][cols / 2][8][2] int8, scales [rows / 8][cols / 32][8] fp16.
 // INT4: [rows / 8][cols / 8][8][4] bytes, the low half of a byte is column k, the high half k + 4; a weight is
 // scale * number + least, scales [rows / 8][cols / 32][scale, least][8] fp16.
+// INT6: [rows / 8][cols / 4][8][4] bytes from 0 to 63, scales as those of INT4.
 // Integer rows are made up to a multiple of 16, cols to one of 32.
 struct Matrix {
     const void* data;
