@@ -2,13 +2,14 @@
 
     python -m benchmarks.reader noise -n 60
     python -m benchmarks.reader score -n 50 --json reader.json
-    python -m benchmarks.reader score -n 50 --modes plain,ocr
+    python -m benchmarks.reader score -n 50 --modes plain,ocr --tasks fields,charts
 
 ``noise`` compares RapidOCR's lines with those that were drawn, on pages of the training split; the rates of
 `pumice.reader.noise` come from there. ``score`` asks held-out pages: fields of receipts and forms (exact match), cells
-of tables (exact match), questions half of which the page doesn't answer (F1 of "not in the document"), and receipts as
-JSON (tree edit distance accuracy). Its modes: reader (pocket beside a reader, with the mode's weights), untrained (the
-same with pocket's own), plain (pocket alone), ocr (RapidOCR and SmolLM2-135M-Instruct as it was).
+of tables (exact match), questions half of which the page doesn't answer (F1 of "not in the document"), receipts as JSON
+(tree edit distance accuracy), and charts (their extremes, comparisons and values). Its modes: reader (pocket beside a
+reader, with the mode's weights), untrained (the same with pocket's own), plain (pocket alone), ocr (RapidOCR and
+SmolLM2-135M-Instruct as it was).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from pumice.reader.lines import Line, rows
 from pumice.reader.ocr import rapid_ocr
 
 FIELDS = ("shop", "name", "city", "date", "price", "amount", "code")
+CHARTS = ("chart_extreme", "chart_compare", "chart_value")
 KINDS = {"receipts": records.receipt, "forms": records.form, "tables": records.table}
 MODES = ("reader", "untrained", "plain", "ocr")
 
@@ -83,23 +85,30 @@ def absent_scores(assistant: Answers, n: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def score(modes: Sequence[str], n: int, receipts: int, path: Path | None) -> None:
-    """Print a row a mode and task as they are measured, and write them as JSON."""
+def measures(n: int, receipts: int) -> dict[str, Callable[[Answers], dict[str, Any]]]:
+    """What each task asks. As many fields and charts as cells: their kinds share them."""
+    return {
+        "fields": lambda who: exact(who, FIELDS, -(-n // len(FIELDS))),
+        "cells": lambda who: exact(who, ("cell",), n),
+        "absent": lambda who: absent_scores(who, n),
+        "receipt_json": lambda who: exact(who, ("receipt_json",), receipts),
+        "charts": lambda who: exact(who, CHARTS, -(-n // len(CHARTS))),
+    }
+
+
+def score(modes: Sequence[str], tasks: Sequence[str], n: int, receipts: int, path: Path | None) -> None:
+    """Print a row a mode and task as they are measured, and write them as JSON with what was answered wrong."""
     rows_: list[dict[str, Any]] = []
+    measured = measures(n, receipts)
     for mode in modes:
         assistant = open_mode(mode)
-        for task, measure in {
-            # As many fields as cells: the tasks of the fields share them.
-            "fields": lambda who: exact(who, FIELDS, -(-n // len(FIELDS))),
-            "cells": lambda who: exact(who, ("cell",), n),
-            "absent": lambda who: absent_scores(who, n),
-            "receipt_json": lambda who: exact(who, ("receipt_json",), receipts),
-        }.items():
+        for task in tasks:
             began = time.perf_counter()
-            row = {"mode": mode, "task": task, **measure(assistant)}
+            row = {"mode": mode, "task": task, **measured[task](assistant)}
             rows_.append(row | {"seconds": round(time.perf_counter() - began)})
+            shown = {k: v for k, v in rows_[-1].items() if k != "wrong"}
             print(
-                "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in rows_[-1].items()),
+                "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()),
                 flush=True,
             )
             if path:
@@ -107,10 +116,14 @@ def score(modes: Sequence[str], n: int, receipts: int, path: Path | None) -> Non
 
 
 def exact(assistant: Answers, tasks: Sequence[str], each: int) -> dict[str, Any]:
-    """The mean of the items' own scores over ``each`` held-out questions of some tasks, and what was said wrong."""
-    results = evaluate(assistant, tasks, each, blind=False).results
-    wrong = [(r.item.question, r.item.truth, r.answer) for r in results if r.score < 1]
-    return {"n": len(results), "score": sum(r.score for r in results) / len(results), "wrong": wrong[:8]}
+    """The mean of the items' own scores over ``each`` held-out questions of some tasks, of each task where they are
+    several, and what was said wrong.
+    """
+    report = evaluate(assistant, tasks, each, blind=False)
+    results, row = report.results, {row.name: row.score for row in report.rows}
+    wrong = [(r.item.task, r.item.question, r.item.truth, r.answer) for r in results if r.score < 1]
+    mean = sum(r.score for r in results) / len(results)
+    return {"n": len(results), "score": mean, **(row if len(row) > 1 else {}), "wrong": wrong}
 
 
 def noise(n: int) -> None:
@@ -155,13 +168,17 @@ def main() -> None:
     parser.add_argument("what", choices=("noise", "score"))
     parser.add_argument("-n", type=int, default=50, help="questions a task, or pages of a kind")
     parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--tasks", default=",".join(measures(0, 0)), help="some of %(default)s")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--receipts", type=int, metavar="N", help="receipts as JSON, which take long (default: as -n)")
     options = parser.parse_args()
     if options.what == "noise":
         noise(options.n)
     else:
-        score(options.modes.split(","), options.n, options.receipts or options.n, options.json)
+        modes, tasks = options.modes.split(","), options.tasks.split(",")
+        if unknown := set(modes) - set(MODES) | set(tasks) - set(measures(0, 0)):
+            parser.error(f"neither a mode nor a task: {', '.join(sorted(unknown))}")
+        score(modes, tasks, options.n, options.receipts or options.n, options.json)
 
 
 if __name__ == "__main__":

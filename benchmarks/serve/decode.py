@@ -25,7 +25,12 @@ from benchmarks.serve.turns import read_records, run_cells
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = Path.home() / ".cache/pumice/smollm2-135m-instruct"
-PAIRS = {"fp32": "llama.cpp-f16", "bf16": "llama.cpp-f16", "int8": "llama.cpp-q8_0", "int4": "llama.cpp-q4_1"}
+PAIRS = {
+    "fp32": ["llama.cpp-f16"],
+    "bf16": ["llama.cpp-f16"],
+    "int8": ["llama.cpp-q8_0"],
+    "int4": ["llama.cpp-q4_1", "llama.cpp-q4_0"],
+}
 """What a contender of ours is held against. q4_1 is what int4 is, five bits a weight; q4_0 is four and a half."""
 
 
@@ -97,8 +102,8 @@ def ratios(rows: dict[str, dict[str, float]], points: list[str]) -> list[str]:
         if not contender.startswith("pumice"):
             continue
         best = {p: max(t[p] for t in theirs if p in t) for p in points if any(p in t for t in theirs)}
-        peer = PAIRS[contender.removeprefix("pumice-")]
-        for name, other in (("transformers, the faster", best), (peer, rows.get(peer, {}))):
+        peers = [(name, rows[name]) for name in PAIRS[contender.removeprefix("pumice-")] if name in rows]
+        for name, other in [("transformers, the faster", best), *peers]:
             cells = [f"{row[p] / other[p]:.2f}" if p in row and p in other else "" for p in points]
             lines.append(f"| {contender} / {name} | {' | '.join(cells)} |")
     return lines

@@ -14,8 +14,8 @@ every run, failed ones too (delete a record to have it run again).
 - A request begins with an encoded file and a question in text, and ends with the first token or with 16; answers never
   end earlier. A picture is 1,312 visual tokens to everyone (four tiles, an overview, rows' ends), a video 1,025 (16
   frames). Kernels and libraries are warm; pictures and texts are new to the process unless a row says otherwise.
-- Pumice: the pocket model behind `Engine` in its own thread, default settings. int8 is of the language model's weights;
-  the tower then multiplies integers of 13 and 14 bits.
+- Pumice: the pocket model behind `Engine` in its own thread, default settings. int8 and int4 are the language model's
+  weights; the tower multiplies integers of 13 and 14 bits beside int8, copies of 6 bits beside int4.
 - transformers: LlavaNext- and LlavaOnevisionForConditionalGeneration with the same pretrained parts and a random
   projector of the same shape (but no norm), `generate`, sdpa. bf16 once: without AVX-512 it is far slower.
 - llama.cpp's server (package xllamacpp) gets texts only, on eight slots: it has no DINOv2 towers. Files are written
@@ -40,10 +40,10 @@ LLAMA = ["llama.cpp-f16"]
 CONTENDERS = [*OURS, "transformers-fp32", "transformers-bf16", *LLAMA]
 ROUNDS: dict[str, dict[str, int]] = {
     "first": {"pumice-fp32": 2, "pumice-int8": 2, "pumice-int4": 2, "transformers-fp32": 2, "transformers-bf16": 1},
-    "shared": {"pumice-fp32": 2, "pumice-int8": 2},
-    "different": {"pumice-fp32": 1, "pumice-int8": 1, "transformers-fp32": 1},
-    "text": {"pumice-fp32": 2, "pumice-int8": 2, "transformers-fp32": 1, "llama.cpp-f16": 1},
-    "pdf": {"pumice-fp32": 2, "pumice-int8": 2},
+    "shared": {"pumice-fp32": 2, "pumice-int8": 2, "pumice-int4": 2},
+    "different": {"pumice-fp32": 1, "pumice-int8": 1, "pumice-int4": 1, "transformers-fp32": 1},
+    "text": {"pumice-fp32": 2, "pumice-int8": 2, "pumice-int4": 2, "transformers-fp32": 1, "llama.cpp-f16": 1},
+    "pdf": {"pumice-fp32": 1, "pumice-int8": 1, "pumice-int4": 1},
 }
 """Rounds of each group and of the contenders in it. A run of "first" measures three times, in bf16 once."""
 MOST = {("different", "pumice-fp32"): 8}
