@@ -7,9 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import TILE, tiny_model
+from PIL import Image
 from torch import Tensor, nn
 
 from pumice.engine import compiled
@@ -19,6 +21,7 @@ from pumice.engine.decoders import make_tower
 from pumice.engine.kernels import Kernels, load_kernels
 from pumice.engine.packed_weights import Arena, arena_size, pack, round_int8, round_steps
 from pumice.engine.segments import Segment, Span
+from pumice.pocket.model import load_pocket
 from pumice.types import PumiceError
 
 LAYERS, HIDDEN, HEADS, KV, WIDTH, INNER, VOCABULARY = 3, 42, 6, 2, 16, 52, 83
@@ -254,6 +257,23 @@ def test_what_fewer_bits_cost_a_real_model(weights: Any, error: float, agree: fl
     print(f"{weights}: relative error {found[0]:.4f}, the same next token at {found[1]:.1%} of {len(ids)} places")
     assert found[0] < error
     assert found[1] > agree
+
+
+@pytest.mark.parametrize(("weights", "least", "most"), [("int8", 0.0, 0.001), ("int4", 0.01, 0.03)])
+def test_what_integers_change_of_pocket_s_features(weights: str, least: float, most: float) -> None:
+    """Relative error of the reading tower's features of a receipt: of 13 and 14 bits, and of 6 and 8."""
+    if not (Path.home() / ".cache/pumice/dinov2-small-14").is_dir():
+        pytest.skip("the tower isn't in the cache")
+    model = load_pocket(torch.float32, torch.device("cpu")).model
+    receipt = Image.open(Path(__file__).parents[1] / "demo/pictures/receipt.png").convert("RGB")
+    pixels = torch.from_numpy(np.array(receipt.resize((model.tower.tile,) * 2))).permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(value)[:, None, None] for value in (model.tower.pixels.mean, model.tower.pixels.std))
+    tiles = ((pixels - mean) / std)[None]
+    with torch.inference_mode():
+        before = model.tower(tiles)
+        error = float((make_tower(model, weights)(tiles) - before).norm() / before.norm())
+    print(f"{weights}: relative error of features {error:.4f}")
+    assert least < error < most
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])

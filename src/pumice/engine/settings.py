@@ -25,7 +25,8 @@ class Settings:
     chunk, views              tokens of prompts that a pass reads; tiles that go through the tower before it
     queue                     requests that wait
     readers, decoded_mib      threads that decode pictures; pixels that wait for their turn
-    weights                   of the language model: "fp32", "bf16", "int8" or "int4"; "" is the model's own
+    weights                   of the language model: "fp32", "bf16", "int8" or "int4"; "" is the model's own. What the
+                              tower gets beside these: `engine.decoders.make_tower`
     lookup                    tokens up to which guesses fill a pass, beside one (`engine.lookup`); 0: no guesses
 
     Raises:
