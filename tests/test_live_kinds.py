@@ -14,7 +14,7 @@ from test_loading import alike
 from test_recipes import stand_in
 from test_train import RATES
 
-from pumice.config import ReadConfig, Recipe, Stage, load_recipe
+from pumice.config import LoraConfig, ReadConfig, Recipe, Stage, load_recipe
 from pumice.data import drawn as feeds
 from pumice.data.batch import pack
 from pumice.data.conversations import conversation
@@ -398,7 +398,7 @@ def test_pocket_v1_grows_from_stage_to_stage():
     sizes = [(placed.views, placed.tokens) for placed in large]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
-    assert all(tuple(stage.lora.__dict__.values()) == (48, 96, "lora", None) for stage in recipe.stages if stage.lora)
+    assert all(stage.lora == LoraConfig(48, 96) for stage in recipe.stages if stage.lora)
     data = recipe.stages[-1].data
     shares = {name: sum(data.get(kind, 0) for kind in kinds) for name, kinds in (("s", SEVERAL), ("v", VIDEOS))}
     whole = sum(data.values())

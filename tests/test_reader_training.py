@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +17,12 @@ from pumice.config import ReaderConfig, load_recipe
 from pumice.model.build import build_processor
 from pumice.model.weights import lm_pairs, read_delta
 from pumice.pocket.parts import READER, WEIGHTS
-from pumice.reader import weights
+from pumice.reader import arrange, weights
 from pumice.reader.reader import HEAD
 from pumice.reader.teach import LONG, draw, teach
 from pumice.train.parallel import World
 from pumice.train.run import train
-from pumice.types import Media
+from pumice.types import Media, PumiceError
 
 MIXTURE = {"receipts": 1.0, "forms": 1.0, "tables": 1.0}
 
@@ -67,6 +69,37 @@ def test_pages_are_asked_for_what_they_have_not_and_seldom_for_all():
     assert "receipt_json" in tasks
 
 
+def test_lines_in_any_arrangement_stand_without_a_picture():
+    """All that a receipt or form says is in its text, whatever stands where."""
+    config = ReaderConfig(blind=0.0, arranged=1.0)
+    for index in range(40):
+        rendered = draw({"receipts": 1.0, "forms": 1.0}, 0, "train", index, 1.0)
+        assert rendered == draw({"receipts": 1.0, "forms": 1.0}, 0, "train", index, 1.0)
+        media, (text, _) = first(teach(rendered, config, f"x{index}"))
+        assert not media
+        assert text.startswith(HEAD)
+        printed = "\n".join(line for _, line in rendered.lines)
+        known = [q for q in rendered.questions if q.task in ("shop", "city", "date", "price", "amount", "code", "name")]
+        assert all(question.answer in printed for question in known)
+        assert all(box[0] < box[2] and box[1] < box[3] for box, _ in rendered.lines)
+    assert draw(MIXTURE, 0, "train", 3, 0.0).glyphs
+
+
+def test_arrangements_have_prices_on_either_side_and_blocks_in_any_order():
+    price_first, total_first = [], []
+    for seed in range(120):
+        rendered = arrange.receipt(random.Random(seed), "train")
+        texts = [text for _, text in rendered.lines]
+        for asked in (q for q in rendered.questions if q.task == "receipt_json"):
+            bill = json.loads(asked.answer)
+            good, printed = bill["items"][0], "\n".join(texts)
+            price_first.append(printed.index(good["price"]) < printed.index(good["name"]))
+            total_first.append(printed.rindex(bill["total"]) < printed.index(bill["items"][-1]["name"]))
+    assert len(price_first) > 30
+    for share in (sum(price_first) / len(price_first), sum(total_first) / len(total_first)):
+        assert 0.15 < share < 0.75
+
+
 def test_a_run_trains_an_update_beside_the_one_that_it_began_with(parts, data, tmp_path):  # noqa: F811
     """Its delta is the whole model; what it adds is the new ranks alone, and in 8 bits still nearly all of it."""
     start = load_recipe(parts, ["start=parts", "stages.first=false"])
@@ -89,6 +122,41 @@ def test_a_run_trains_an_update_beside_the_one_that_it_began_with(parts, data, t
     assert same(begun.logits(messages), wanted, 2e-2)
 
 
+def test_an_update_can_begin_as_another(parts, data, tmp_path):  # noqa: F811
+    """A second run goes on from the first one's packed update: it begins with its answers, and has its ranks."""
+    train(load_recipe(parts, ["start=parts", "stages.first=false"]), tmp_path / "one", World(), data.parent)
+    delta, packed = tmp_path / "one" / "delta.safetensors", tmp_path / "reader.safetensors"
+    settings = [f'start="{delta}"', "start_folded=true", "stages.first=false", "stages.second.lr.lm=3e-2",
+                "stages.second.lr.connector=0", "stages.second.lora={rank = 3, alpha = 6}"]  # fmt: skip
+    train(load_recipe(parts, settings), tmp_path / "two", World(), data.parent)
+    weights.save(weights.new_pairs(tmp_path / "two" / "delta.safetensors", delta), packed, {})
+    wanted = pumice.load(str(tmp_path / "one"), dtype="float32")
+    weights.add(wanted.model, packed)
+    frozen = [*settings, f'stages.second.lora.start="{packed}"', "stages.second.lr.lm=1e-12"]
+    train(load_recipe(parts, frozen), tmp_path / "three", World(), data.parent)
+    found = pumice.load(str(tmp_path / "three"), dtype="float32")
+    assert same(found.logits(conversation(5)), wanted.logits(conversation(5)), 2e-2)
+    pairs = weights.new_pairs(tmp_path / "three" / "delta.safetensors", delta)
+    begun = {name: a for name, a in weights.load(packed).items() if name.endswith(".a")}
+    assert all(same(pairs[name[3:-2]][0].float(), a, 1e-2) for name, a in begun.items())
+    wrong = [*frozen, "stages.second.lora.rank=2"]
+    with pytest.raises(PumiceError, match=r"reader.safetensors: .*rank 3, expected 2"):
+        train(load_recipe(parts, wrong), tmp_path / "four", World(), data.parent)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["stages.second.lora.start=reader"], "second.lora.start: start = '.*' has an update of its own: set start_fo"),
+        (['stages.second.tower_lora={rank = 2, alpha = 2, start = "reader"}', "stages.second.lr.tower=1"],
+         "tower_lora.start: only the language model's update"),
+    ],
+)  # fmt: skip
+def test_beginnings_that_contradict_each_other_are_refused(parts, settings, message):  # noqa: F811
+    with pytest.raises(PumiceError, match=message):
+        load_recipe(parts, settings)
+
+
 def test_a_stopped_run_over_a_folded_start_goes_on_bit_for_bit(parts, data, tmp_path, monkeypatch):  # noqa: F811
     from test_lowrank import stop_after
 
@@ -106,8 +174,6 @@ def test_a_stopped_run_over_a_folded_start_goes_on_bit_for_bit(parts, data, tmp_
 
 
 def test_new_pairs_of_another_start_are_refused(parts, data, tmp_path):  # noqa: F811
-    from pumice.types import PumiceError
-
     train(load_recipe(parts, ["start=parts", "stages.first=false"]), tmp_path / "one", World(), data.parent)
     delta = tmp_path / "one" / "delta.safetensors"
     with pytest.raises(PumiceError, match="isn't that of a run with start_folded from"):
@@ -131,8 +197,6 @@ def test_the_shipped_weights_fit_the_model_and_the_limit():
 
 
 def test_the_share_without_picture_is_a_share(tmp_path):
-    from pumice.types import PumiceError
-
     path = tmp_path / "r.toml"
     path.write_text(f'base = "{Path(READER).with_suffix(".toml")}"\n[stages.reader.reader]\nblind = 1.5\n')
     with pytest.raises(PumiceError, match="blind"):

@@ -128,13 +128,15 @@ class LoraConfig:
     """Low-rank update of a module's linear layers: W + alpha / rank * B A.
 
     With ``kind`` dora each row of the sum also has a length of its own, which trains. ``quantize`` nf4 holds W in 4
-    bits (QLoRA).
+    bits (QLoRA). ``start`` is an update of the same rank that the language model's begins as: reader, the shipped one
+    of the reader-assisted mode, or a path to such a file (`pumice.reader.weights`).
     """
 
     rank: Count
     alpha: Count
     kind: Literal["lora", "dora"] = "lora"
     quantize: Literal["nf4"] | None = None
+    start: str | None = None
 
 
 @dataclass(frozen=True)
@@ -150,11 +152,13 @@ class ReaderConfig:
     """Rendered pages with their text in the prompt, as a reader's lines with its mistakes (reader/teach.py).
 
     ``blind`` is the share of the pages whose text stands without the picture, ``bare`` of the others that have the
-    picture without text.
+    picture without text. ``arranged`` is the share of the receipts and forms that are text alone, in an arrangement
+    drawn at random (reader/arrange.py).
     """
 
     blind: Share = 0.0
     bare: Share = 0.0
+    arranged: Share = 0.0
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,9 @@ class RecipeReader(toml.Reader):
         for stage in recipe.stages:
             if recipe.parallel == "shard" and stage.lora and stage.lora.quantize:
                 raise self.error(("stages", stage.name, "lora", "quantize"), "parallel = shard can't cut 4-bit weights")
+            if stage.lora and stage.lora.start and recipe.start != "parts" and not recipe.start_folded:
+                why = f"start = {recipe.start!r} has an update of its own: set start_folded, or leave this out"
+                raise self.error(("stages", stage.name, "lora", "start"), why)
         used = {name for stage in recipe.stages for name in stage.data}
         return replace(recipe, data={name: source for name, source in recipe.data.items() if name in used})
 
@@ -135,6 +138,8 @@ class RecipeReader(toml.Reader):
                 raise self.error((*key, name), f"lr.{module} is 0: set it above 0, or {name} = false")
         if stage.tower_lora and stage.tower_lora.quantize:
             raise self.error((*key, "tower_lora", "quantize"), "only the language model's weights go into 4 bits")
+        if stage.tower_lora and stage.tower_lora.start:
+            raise self.error((*key, "tower_lora", "start"), "only the language model's update can begin as another")
         return stage
 
     def drawn(self, stage: Stage, names: list[str], key: toml.Key) -> None:

@@ -115,7 +115,7 @@ class RenderedFeed:
         if stage.reader:
             from pumice.reader import teach
 
-            page = teach.draw(stage.data, self.seed, self.split, index)
+            page = teach.draw(stage.data, self.seed, self.split, index, stage.reader.arranged)
             return teach.teach(page, stage.reader, name), layout(page.image.size, self.processor.policy).views
         sample = to_sample(draw(stage.data, self.seed, self.split, index, stage.answers), name)
         return read_first(sample, stage.rr, self.processor.tokenizer, self.seed) if stage.rr else sample, 0

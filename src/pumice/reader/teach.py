@@ -1,7 +1,7 @@
 """Rendered pages as training samples of the reader-assisted mode.
 
 kind, rng ──records──> page with its questions ──recognise──> lines with mistakes ──write──> text in the prompt
-                                            └──those with long answers, now and then──> turns
+          └─arrange─┘                       └──those with long answers, now and then──> turns
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pumice.data.render import records
 from pumice.data.render.fonts import Split
 from pumice.data.render.page import Rendered
 from pumice.data.rendered import Renderer, renderer, to_sample
+from pumice.reader import arrange
 from pumice.reader.lines import write
 from pumice.reader.noise import recognise
 from pumice.reader.reader import block
@@ -27,17 +28,24 @@ ASKED: dict[str, Renderer] = {
     "charts": records.chart,
 }
 """Kinds of pages that are also asked for all that they say, and for what they don't."""
+ARRANGED: dict[str, Renderer] = {"receipts": arrange.receipt, "forms": arrange.form}
+"""Kinds that are also lines without a picture."""
 LONG = ("read", "form_json", "table_data", "chart_data")
 """Tasks whose answers repeat the page: that is learned soon, and takes as long as many questions."""
 LONG_SHARE = 0.2
 """Share of those questions that are kept."""
 
 
-def draw(mixture: Mapping[str, float], seed: int, split: Split, index: int) -> Rendered:
-    """Picture number ``index`` of a mixture {kind: weight}, with few of its long questions."""
+def draw(mixture: Mapping[str, float], seed: int, split: Split, index: int, arranged: float = 0.0) -> Rendered:
+    """Picture number ``index`` of a mixture {kind: weight}, with few of its long questions.
+
+    The share ``arranged`` of receipts and forms are lines alone, without a picture.
+    """
     rng = random.Random(f"reader-{seed}-{split}-{index}")
     kinds = sorted(mixture)
     kind = rng.choices(kinds, [mixture[kind] for kind in kinds])[0]
+    if arranged and kind in ARRANGED and rng.random() < arranged:
+        return ARRANGED[kind](rng, split)
     rendered = (ASKED.get(kind) or renderer(kind))(rng, split)
     kept = [question for question in rendered.questions if question.task not in LONG or rng.random() < LONG_SHARE]
     return replace(rendered, questions=tuple(kept or rendered.questions))
@@ -50,7 +58,7 @@ def teach(rendered: Rendered, config: ReaderConfig, id: str) -> Sample:
     rng = random.Random(f"reader-{id}")
     sample = to_sample(rendered, id)
     text = block("\n".join(write(recognise(rendered.lines, rng))))
-    blind = bool(text) and rng.random() < config.blind
+    blind = bool(text) and (not rendered.glyphs or rng.random() < config.blind)
     if not blind and rng.random() < config.bare:
         text = ""
     first = sample.turns[0]

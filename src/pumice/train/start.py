@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pumice.config import MODULES, CheckpointConfig, Recipe
 from pumice.formats.opening import own_names
 from pumice.formats.shards import read_folder
 from pumice.model.build import locate
 from pumice.model.weights import HEAD, apply_tensors, lm_pairs, read_delta
-from pumice.pocket.parts import WEIGHTS
+from pumice.pocket.parts import READER, WEIGHTS
+from pumice.reader.weights import load
 from pumice.train.lowrank import add_lora, has_lora, reset_lengths, set_lora_pairs
 from pumice.train.objectives import Learner
 from pumice.types import PumiceError
@@ -46,6 +47,21 @@ def need_lora(recipe: Recipe, learner: Learner, position: int, device: torch.dev
         for name, config in stage.low_rank.items():
             if not has_lora(backbones[name]):
                 add_lora(backbones[name], config, recipe.seed, device)
+                if config.start:
+                    begin_update(backbones[name], config.start)
+
+
+def begin_update(lm: nn.Module, start: str) -> None:
+    """Let new low-rank matrices of a language model begin as an update that `pumice.reader.weights` wrote.
+
+    Raises:
+        PumiceError: it isn't one, or is of another model or rank.
+    """
+    path = READER if start == "reader" else Path(start).expanduser()
+    try:
+        set_lora_pairs(lm, lm_pairs(load(path)))
+    except PumiceError as error:
+        raise PumiceError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
 def begin_from(start: str, learner: Learner, modules: Sequence[str] = MODULES) -> None:

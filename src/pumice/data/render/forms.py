@@ -113,7 +113,7 @@ def describe(rng: random.Random, split: Split) -> tuple[list[Field], Rendered]:
     most = max(1, (size[1] - margin - top) // (row + 3)) * columns
     fields = _fields(rng, split, look, fonts, width, rng.randint(min(12, max(min(most, 3), most // 2)), min(most, 12)))
     _draw(page, fields, look, fonts, (margin, top, size[0] - margin, size[1] - margin), columns)
-    return fields, page.close("form", _questions(rng, fields))
+    return fields, page.close("form", questions_on(rng, fields))
 
 
 def _fonts(rng: random.Random, split: Split, look: Look) -> tuple[Font, Font]:
@@ -252,7 +252,7 @@ def _cell(page: Sheet, field: Field, look: Look, fonts: tuple[Font, Font], box: 
     return page.put(x, lower, field.value, fonts[1], join=True)
 
 
-def _questions(rng: random.Random, fields: list[Field]) -> list[Question]:
+def questions_on(rng: random.Random, fields: list[Field]) -> list[Question]:
     """A question about each field, and about some values under which label they stand.
 
     Vague wordings ("Which city is given?") are asked only where one field alone could be meant.

@@ -90,11 +90,11 @@ def describe(rng: random.Random, split: Split) -> tuple[Bill, Rendered]:
     rows: list[Row] = []
     bill = None
     while not rows or bill is None:
-        bill = _bill(rng, split, rng.randint(2, 6 if height < 280 else 10))
+        bill = make_bill(rng, split, rng.randint(2, 6 if height < 280 else 10))
         bill, rows = _fit(rng, split, bill, style, inner)
     page = _paper(rng, (width, height), margin if slip else 0)
     slips.draw(page, rows, margin)
-    return bill, page.close("receipt", _questions(rng, bill))
+    return bill, page.close("receipt", questions_on(rng, bill))
 
 
 def _size(rng: random.Random) -> Size:
@@ -114,7 +114,7 @@ def _paper(rng: random.Random, size: Size, slip: int) -> Sheet:
     return page
 
 
-def _bill(rng: random.Random, split: Split, count: int) -> Bill:
+def make_bill(rng: random.Random, split: Split, count: int) -> Bill:
     """What the receipt says: sums that add up, in one style of money."""
     money = rng.choice(values.CURRENCIES)
     bare = rng.random() < 0.5
@@ -206,7 +206,7 @@ def _item_rows(bill: Bill, style: Style, font: Font) -> list[Row]:
     return [Row(name, price, font, look=leader) for name, price in bill.items]
 
 
-def _questions(rng: random.Random, bill: Bill) -> list[Question]:
+def questions_on(rng: random.Random, bill: Bill) -> list[Question]:
     """Every question that the receipt answers; prices that two goods share are not asked back."""
     prices = [price for _, price in bill.items]
     shop = "Which shop is this receipt from?|What is the name of the shop?|Which shop?|Where was this bought?"
