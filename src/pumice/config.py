@@ -204,7 +204,7 @@ class Stage:
                   split of their own
     patience      evaluations without a lower held-out loss after which the stage ends, and its best weights count; 0 is
                   never
-    checkpoint_minutes  time between checkpoints; log_every, eval_every in steps, 0 evaluates at the end only
+    checkpoint_minutes  time between checkpoints; log_every, eval_every in steps, 0 is never
     """
 
     name: str
