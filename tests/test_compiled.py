@@ -22,6 +22,7 @@ from pumice.engine.kernels import Kernels, load_kernels
 from pumice.engine.packed_weights import Arena, arena_size, pack, round_int8, round_steps
 from pumice.engine.segments import Segment, Span
 from pumice.pocket.model import load_pocket
+from pumice.pocket.parts import PARTS, cache_dir, verify
 from pumice.types import PumiceError
 
 LAYERS, HIDDEN, HEADS, KV, WIDTH, INNER, VOCABULARY = 3, 42, 6, 2, 16, 52, 83
@@ -237,7 +238,7 @@ don't, and one of them has since become a meteorologist.
 )
 def test_what_fewer_bits_cost_a_real_model(weights: Any, error: float, agree: float) -> None:
     """SmolLM2-135M reads a passage: relative error of its logits, and the share of next words that stay the same."""
-    folder = Path.home() / ".cache/pumice/smollm2-135m-instruct"
+    folder = cache_dir() / "smollm2-135m-instruct"
     if not folder.is_dir():
         pytest.skip("the language model isn't in the cache")
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -262,8 +263,8 @@ def test_what_fewer_bits_cost_a_real_model(weights: Any, error: float, agree: fl
 @pytest.mark.parametrize(("weights", "least", "most"), [("int8", 0.0, 0.001), ("int4", 0.01, 0.03)])
 def test_what_integers_change_of_pocket_s_features(weights: str, least: float, most: float) -> None:
     """Relative error of the reading tower's features of a receipt: of 13 and 14 bits, and of 6 and 8."""
-    if not (Path.home() / ".cache/pumice/dinov2-small-14").is_dir():
-        pytest.skip("the tower isn't in the cache")
+    if not all(verify(cache_dir() / name) for name in PARTS):
+        pytest.skip("the pocket model's parts aren't in the cache")
     model = load_pocket(torch.float32, torch.device("cpu")).model
     receipt = Image.open(Path(__file__).parents[1] / "demo/pictures/receipt.png").convert("RGB")
     pixels = torch.from_numpy(np.array(receipt.resize((model.tower.tile,) * 2))).permute(2, 0, 1) / 255

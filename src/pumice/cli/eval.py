@@ -59,7 +59,10 @@ pumice eval http://localhost:8000/v1 --suite docvqa,ocrbench -n 100""",
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with pictures and answers")
     parser.add_argument(
-        "--weights", choices=WEIGHTS, default="", help="of the language model while decoding (default: its own)"
+        "--weights",
+        choices=WEIGHTS,
+        default="",
+        help="of the language model (default: its own); int4 rounds the tower's too",
     )
     parser.add_argument("--cost", action="store_true", help="also print times, memory and FLOPs of eight questions")
     parser.add_argument(

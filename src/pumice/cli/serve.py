@@ -52,7 +52,8 @@ def _add_trust(parser: Parser) -> None:
 
 def _add_cost(parser: Parser) -> None:
     cost = parser.add_argument_group("cost")
-    cost.add_argument("--weights", choices=WEIGHTS, default="", help="while decoding (default: the model's own)")
+    cost.add_argument("--weights", choices=WEIGHTS, default="",
+                      help="of the language model (default: its own); int4 rounds the tower's too")  # fmt: skip
     cost.add_argument("--lookup", type=int, metavar="N",
                       help="guess up to N tokens at once from what has been said; no answer changes by it (default: 8 "
                       "with --reader, where it pays, else 0)")  # fmt: skip
