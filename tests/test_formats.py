@@ -155,6 +155,8 @@ def change(folder: Path, edit: Any) -> None:
 
 
 CONNECTOR = "multi_modal_projector.linear_1.weight"
+TOWER_UP = "vision_tower.encoder.layers.1.mlp.fc1.weight"
+LM_UP = "language_model.model.layers.1.mlp.up_proj.weight"
 FAULTS = {
     "a weight is missing": (
         lambda w: w.pop("language_model.model.layers.1.mlp.up_proj.weight"),
@@ -168,6 +170,23 @@ FAULTS = {
         lambda w: w.pop("vision_tower.encoder.layers.1.mlp.fc1.weight"),
         r"missing: encoder.layers.1.mlp.fc1.weight",
     ),
+    "a tower's weight has another shape": (
+        lambda w: w.update({TOWER_UP: w[TOWER_UP][:5]}),
+        r"another shape: encoder.layers.1.mlp.fc1.weight \[5, 32\], expected \[48, 32\]",
+    ),
+    "a language model's weight has another shape": (
+        lambda w: w.update({LM_UP: w[LM_UP][:5]}),
+        r"another shape: model.layers.1.mlp.up_proj.weight \[5, 32\], expected \[48, 32\]",
+    ),
+    "every part lacks a weight": (
+        lambda w: [w.pop(name) for name in (TOWER_UP, LM_UP, CONNECTOR)],
+        r"missing: encoder.layers.1.mlp.fc1.weight.* missing: model.layers.1.mlp.up_proj.weight.* layers.0.weight",
+    ),
+    "integers": (
+        lambda w: w.update({name: w[name].to(torch.int8) for name in ("image_newline", CONNECTOR)}),
+        r"aren't of floating point: image_newline, multi_modal_projector.linear_1.weight",
+    ),
+    "nearly a newline": (lambda w: w.update({"image_newlines": torch.zeros(2)}), "form doesn't have: image_newlines"),
 }
 
 
@@ -177,6 +196,53 @@ def test_weights_that_do_not_fit_are_named(copy, fault):
     change(copy, edit)
     with pytest.raises(PumiceError, match=message):
         pumice.load(str(copy), dtype="float32")
+
+
+def edit_json(path: Path, **fields: Any) -> None:
+    """Change fields of a JSON object; ``a__b`` is the field b inside of a."""
+    values = json.loads(path.read_text())
+    for key, value in fields.items():
+        *inside, last = key.split("__")
+        place = values
+        for part in inside:
+            place = place[part]
+        place[last] = value
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"text_config__use_cache": "yes"},
+        {"text_config__hidden_act": "none such"},
+        {"text_config__rope_parameters__rope_type": ["default"]},
+        {"text_config__pad_token_id": 10**9},
+        {"text_config__num_attention_heads": 5, "text_config__head_dim": 8},
+        {"vision_config__num_attention_heads": 0},
+        {"vision_config__num_attention_heads": 5},
+        {"vision_config__layer_norm_eps": "small"},
+        {"vision_config__hidden_act": "none such"},
+        {"vision_config__patch_size": None},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_configs_that_transformers_stumbles_over_are_one_error(copy, fields):
+    edit_json(copy / "config.json", **fields)
+    with pytest.raises(PumiceError) as error:
+        pumice.load(str(copy), dtype="float32")
+    assert str(copy) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "mode"),
+    [(56, "crop"), ({"shortest_edge": 56}, "crop"), ({"height": 56, "width": 56}, "square"), (None, "crop")],
+)
+def test_the_size_in_a_preprocessor_is_read_in_every_form(folders, tmp_path, size, mode):
+    for path in folders("llava")[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    edit_json(tmp_path / "preprocessor_config.json", size=size, do_center_crop=mode == "crop")
+    assert pumice.load(str(tmp_path), dtype="float32").processor.policy.mode == mode
 
 
 def test_files_that_cannot_be_trusted_are_refused(copy):

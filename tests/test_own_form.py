@@ -389,7 +389,7 @@ FAULTS = {
     "a type that isn't one": ("text_config/model_type", "bread", r"no model can be built from .*bread"),
     "a tower for a language model": ("text_config/model_type", "clip", r"no model can be built from"),
     "no heads": ("text_config/num_attention_heads", 0, r"no model can be built from"),
-    "words for a width": ("tower/config/hidden_size", "wide", r"no model can be built from"),
+    "words for a width": ("tower/config/hidden_size", "wide", r"the tower's config: .*hidden_size"),
     "quantised weights": ("text_config/quantization_config", {"bits": 4}, r"quantization_config: quantised weights"),
     "code": ("text_config/auto_map", {"AutoConfig": "a.B"}, r"text_config.auto_map: code of its own"),
     "a kernel": ("text_config/attn_implementation", "a/b", r"text_config.attn_implementation: an attention kernel"),

@@ -88,6 +88,7 @@ def _hf_tower(section: Section, sizes: Model) -> tuple[dict[str, Any], tuple[int
     kind = section.values["model_type"]
     default = SIGLIP_SO if kind == "llava_onevision" else CLIP_L
     fields = _without_kernels(section.inner("vision_config", default).values)
+    fields = {key: value for key, value in fields.items() if value is not None}  # null: the default, as in `sizes`
     fields.setdefault("model_type", HF_TYPES[kind][0]["model_type"])
     chosen = section.values.get("vision_feature_layer", -1 if kind == "llava_onevision" else -2)
     entries = chosen if isinstance(chosen, list) else [chosen]
@@ -130,7 +131,7 @@ def _lm_config(section: Section, original: bool) -> Any:
             fields["tie_word_embeddings"] = section.values["tie_word_embeddings"]
     try:
         return AutoConfig.for_model(kind, **_without_kernels(fields))
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # transformers finds mistakes in a config wherever it first stumbles
         raise PumiceError(f"{section.where}: the language model's config: {' '.join(str(error).split())}") from None
 
 
@@ -152,7 +153,8 @@ def _policies(section: Section, sizes: Model, pixels: dict[str, Any], original: 
     policy = sizes.policy
     if section.values.get("model_type") == "llava" and not original and not pixels.get("do_pad"):
         # transformers' default for LLaVA-1.5; the originals pad. The folder's own choice counts.
-        squashed = "height" in (pixels.get("size") or {}) and not pixels.get("do_center_crop")
+        size = pixels.get("size")  # older files have a number, the shortest edge
+        squashed = isinstance(size, dict) and "height" in size and not pixels.get("do_center_crop")
         policy = replace(policy, mode="square" if squashed else "crop")
     fitted = {"tile": policy.tile, "side": policy.side}
     if policy.mode != "anyres" or (not original and section.values["model_type"] != "llava_onevision"):

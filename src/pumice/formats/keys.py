@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from pumice.types import PumiceError
 
 Rule = tuple[str, str]
-"""(beginning in the form, beginning in the assistant); the first rule that fits counts."""
+"""(beginning in the form, beginning in the assistant); the first rule that fits counts. Without a dot at its end it is
+the whole name."""
 
 _HF_PARTS: tuple[Rule, ...] = (
     ("multi_modal_projector.linear_1.", "connector.layers.0."),
@@ -88,7 +89,7 @@ def left_out(name: str) -> bool:
 def to_own(name: str, form: str) -> str | None:
     """The assistant's name of a weight, or None where the form has no such name."""
     for theirs, ours in FORMS[form]:
-        if name.startswith(theirs):
+        if name.startswith(theirs) if theirs.endswith(".") else name == theirs:
             return ours + name.removeprefix(theirs)
     return None
 

@@ -7,7 +7,7 @@ Every weight is accounted for: what is missing, unknown or of another shape is l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,9 @@ def own_names(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
     strange = [name for name, mine in own.items() if mine is None]
     if strange:
         raise PumiceError(f"{folder}: {len(strange)} weights that the {form} form doesn't have: {some(strange)}")
+    whole = [name for name in own if not tensors[name].is_floating_point()]
+    if whole:  # such as those of a quantised model, which mean nothing without their scales
+        raise PumiceError(f"{folder}: weights that aren't of floating point: {some(whole)}")
     return {mine: tensors[name] for name, mine in own.items() if mine is not None}
 
 
@@ -72,15 +75,23 @@ def build(
     Raises:
         PumiceError: missing, unknown or misshapen weights; a tower that isn't in the checkpoint.
     """
-    parts = by_part(state)
-    try:
-        seeing = _tower(description, parts["tower"], tower)
-        speaking = load_lm(description.lm, parts["lm"], dtype)
-        made = MlpConnector(seeing.width, description.lm.hidden_size, depth=description.sizes.connector.depth)
-        connector = fill_connector(made, parts["connector"])
-    except PumiceError as error:
-        raise PumiceError(f"{where}: {error}") from None
-    model = AssistantModel(seeing, connector, speaking, pool_first=description.sizes.pool_first)
+    parts, sizes = by_part(state), description.sizes
+    faults: list[str] = []
+
+    def part(make: Callable[..., Any], *given: Any) -> Any:
+        try:
+            return make(*given)
+        except PumiceError as error:
+            faults.append(str(error))
+
+    seeing = part(_tower, description, parts["tower"], tower)
+    speaking = part(load_lm, description.lm, parts["lm"], dtype)
+    width = sizes.tower.width * sizes.tower.taken
+    made = MlpConnector(width, description.lm.hidden_size, depth=sizes.connector.depth)
+    connector = part(fill_connector, made, parts["connector"])
+    if faults:
+        raise PumiceError(f"{where}: {'; '.join(faults)}")
+    model = AssistantModel(seeing, connector, speaking, pool_first=sizes.pool_first)
     newline = parts["newline"].get("")
     if newline is not None:
         if newline.shape != model.newline.shape:
@@ -122,7 +133,9 @@ def fill_connector(connector: MlpConnector, state: dict[str, Tensor]) -> MlpConn
     """
     own = connector.state_dict()
     wrong = sorted(own.keys() ^ state.keys()) + [
-        name for name in own.keys() & state.keys() if own[name].shape != state[name].shape
+        f"{name} {list(state[name].shape)}, expected {list(own[name].shape)}"
+        for name in own
+        if name in state and own[name].shape != state[name].shape
     ]
     if wrong:
         raise PumiceError(f"connector weights that are missing, unknown or of another shape: {some(wrong)}")
@@ -138,17 +151,21 @@ def load_lm(config: Any, state: dict[str, Tensor], dtype: torch.dtype) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    from pumice.model.backbones import quiet
+    from pumice.model.backbones import other_shapes, quiet
 
     kind: Any = AutoModelForCausalLM._model_mapping[type(config)]
     with quiet():
         try:
+            # Of weights of another shape transformers' error says nothing, its report all.
             model, report = kind.from_pretrained(
-                None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise PumiceError(f"the language model doesn't load: {' '.join(str(error).split())[:400]}") from None
+                None, config=config, state_dict=state, dtype=dtype, output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )  # fmt: skip
+        except Exception as error:  # transformers finds mistakes in a config wherever it first stumbles
+            found = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+            raise PumiceError(f"the language model doesn't load: {found}") from None
     wrong = {what: sorted(report[f"{what}_keys"]) for what in ("missing", "unexpected")}
+    wrong["of another shape"] = other_shapes(report)
     if any(wrong.values()):
         listed = "; ".join(f"{what}: {some(names)}" for what, names in wrong.items() if names)
         raise PumiceError(f"the language model's weights don't fit its config; {listed}")

@@ -48,10 +48,14 @@ def settle(model_class: Any, fields: Mapping[str, Any], layers: Sequence[int], o
     """transformers' config of a backbone that ends with the last of ``layers``; ``own`` fields go before others.
 
     Raises:
-        PumiceError: ``layers`` aren't rising numbers of blocks, counted from 1, that the backbone has.
+        PumiceError: fields that transformers refuses, or ``layers`` that aren't rising numbers of blocks, counted from
+            1, that the backbone has.
     """
     known = {key: value for key, value in fields.items() if key not in STAGES}
-    count = model_class.config_class(**known).num_hidden_layers
+    try:
+        count = model_class.config_class(**known).num_hidden_layers
+    except Exception as error:  # transformers finds mistakes in a config wherever it first stumbles
+        raise PumiceError(f"the tower's config: {' '.join(str(error).split())[:300]}") from None
     if layers and (sorted(set(layers)) != list(layers) or layers[0] < 1 or layers[-1] > count):
         raise PumiceError(f"tower layers {list(layers)}: expected rising numbers up to {count}, the first at least 1")
     own = {**own, "num_hidden_layers": layers[-1] if layers else count, "attn_implementation": "sdpa"}
@@ -75,23 +79,32 @@ def load(
     widest = functools.reduce(torch.promote_types, kinds)
     with quiet():
         try:
+            # Of weights of another shape transformers' error says nothing, its report all.
             model, report = model_class.from_pretrained(
-                folder, config=config, state_dict=state, dtype=widest, output_loading_info=True
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise PumiceError(
-                f"{where}: don't load as {model_class.__name__}: {' '.join(str(error).split())}"
-            ) from None
+                folder, config=config, state_dict=state, dtype=widest, output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )  # fmt: skip
+        except Exception as error:  # as above: a config may be at fault as well as weights
+            found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise PumiceError(f"{where}: don't load as {model_class.__name__}: {found}") from None
     missing = sorted(name for name in report["missing_keys"] if not name.startswith((MASK, *unused)))
     unknown = sorted(
         name for name in report["unexpected_keys"] if not _left_out(name, blocks, config.num_hidden_layers)
     )
-    if missing or unknown:
+    misshapen = other_shapes(report)
+    if missing or unknown or misshapen:
         raise PumiceError(
             f"{where}: not the weights of the {model_class.__name__} that their config describes; "
-            f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
+            f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}; "
+            f"of another shape: {', '.join(misshapen) or 'none'}"
         )
     return model
+
+
+def other_shapes(report: Mapping[str, Any]) -> list[str]:
+    """The weights of another shape in transformers' report of a loading, each with both shapes."""
+    found = sorted(report["mismatched_keys"])
+    return [f"{name} {list(stored)}, expected {list(expected)}" for name, stored, expected in found]
 
 
 def _left_out(name: str, blocks: str, count: int) -> bool:
