@@ -118,6 +118,31 @@ def test_against_itself_nothing_differs():
     assert "1.000" in baseline.cells(found.rows[0])
 
 
+def test_a_baseline_has_no_say_about_what_either_run_was_not_asked(two, tmp_path, monkeypatch):
+    """Neither a question that an earlier run couldn't take, nor one that this run refuses, is a difference."""
+    body = json.loads(two.read_text())
+    of = {task: [item for item in body["items"] if item["item"]["task"] == task] for task in TASKS}
+    for item in of["chart_compare"] + of["amount"][:2]:
+        item |= {"answer": "", "score": 0.0, "skipped": "the model doesn't take one picture", "cause": "not taken"}
+    two.write_text(json.dumps(body))
+
+    class Fussy(Half):
+        def ask_many(self, pairs, /, **how):
+            if how["max_tokens"] > 32:  # the pages that are to be read
+                raise PumiceError("too long")
+            return super().ask_many(pairs, **how)
+
+    monkeypatch.setattr(pumice, "load", lambda name, reader: Fussy(suite(TASKS, 6), 1), raising=False)
+    found = embedded.main("1", list(TASKS), 6, html=tmp_path / "now.html", baseline=two)
+    assert {result.item.task for result in found.failed} == {"read"}
+    rows = {row.name: row for row in (*found.against.rows, *found.against.groups)}
+    assert set(rows) == {"amount", "chart_extreme", "chart_value", "charts"}
+    assert (rows["amount"].paired.n, rows["charts"].paired.n) == (4, 12)
+    changed = {found.results[place].item.task for place in (*found.against.lost, *found.against.won)}
+    assert changed == {"amount", "chart_extreme", "chart_value"}
+    assert (tmp_path / "now.html").read_text().count("(no answer: too long)") == 4
+
+
 def run(path, name, quality, first_ms, visual, **about):
     """A run's file with three groups around ``quality``."""
     scores = {"codes": quality - 0.1, "cells": quality, "charts": quality + 0.1}
@@ -163,6 +188,26 @@ def test_the_frontier(four):
     body["groups"][0]["interval"] = None
     four[0].write_text(json.dumps(body))
     assert read_points(four)[0].groups["codes"] == pytest.approx((0.2, 0.2, 0.2))
+
+
+def test_a_group_that_one_run_was_not_asked_counts_for_none(four, capsys):
+    """A pipeline that takes one picture alone stands beside a model that takes several."""
+    body = json.loads(four[1].read_text())
+    body["groups"][2] |= {"n": 0, "score": 0.0, "interval": None}
+    four[1].write_text(json.dumps(body))
+    points = read_points(four)
+    assert {tuple(point.groups) for point in points} == {("codes", "cells")}
+    assert [point.quality[0] for point in points] == pytest.approx([0.25, 0.55, 0.45, 0.25])
+    assert cli.main(["eval", "--frontier", *map(str, four)]) == 0
+    assert "Left out, since not every run was asked: charts." in capsys.readouterr().out
+    for group in body["groups"][:2]:
+        group |= {"n": 0, "interval": None}
+    body["groups"][2] |= {"n": 9}
+    four[1].write_text(json.dumps(body))
+    body["groups"] = [group | {"n": int(group["name"] == "codes")} for group in body["groups"]]
+    four[0].write_text(json.dumps(body))
+    with pytest.raises(PumiceError, match="no group that every one of the runs was asked"):
+        read_points(four)
 
 
 def test_page_and_json(four, tmp_path, capsys):

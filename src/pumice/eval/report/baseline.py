@@ -6,7 +6,7 @@ earlier run's JSON ──read_run, read_baseline──> Earlier ── + results
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Earlier:
-    """An earlier run: its file and provenance, and an answer and a score for each item, in the items' order."""
+    """An earlier run: its file and provenance, and an answer and a score for each item, in the items' order.
+
+    ``skipped`` are the places of the items that it has no answer to.
+    """
 
     path: Path
     about: Mapping[str, Any]
     answers: tuple[str, ...]
     scores: tuple[float, ...]
+    skipped: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -97,33 +101,37 @@ def read_baseline(path: Path, items_sha256: str, count: int) -> Earlier:
             f"{path}: items {found}, this run's are {items_sha256}; a baseline needs the same ones: evaluate it with "
             "the same --tasks and -n, versions of Pumice and of Pillow, and fonts"
         )
-    return Earlier(
-        path, body["about"], tuple(i["answer"] for i in body["items"]), tuple(i["score"] for i in body["items"])
-    )
+    answers, scores = (tuple(item[key] for item in body["items"]) for key in ("answer", "score"))
+    skipped = frozenset(place for place, item in enumerate(body["items"]) if item.get("skipped"))
+    return Earlier(path, body["about"], answers, scores, skipped)
 
 
 def contrast(
     results: Sequence[Result], rows: Sequence[Row], groups: Mapping[str, Sequence[str]], of_groups: Sequence[Row],
     earlier: Earlier,
 ) -> Contrast:  # fmt: skip
-    """The results against the earlier run's. ``groups`` names the tasks of each row in ``of_groups``.
+    """The results against the earlier run's, over the items that both have an answer to. ``groups`` names the tasks of
+    each row in ``of_groups``.
 
-    A row of a single item has no difference: nothing tells how much it varies.
+    A row of a single such item has no difference: nothing tells how much it varies.
     """
+    both = [i for i, result in enumerate(results) if not result.skipped and i not in earlier.skipped]
+    scores = [result.score for result in results]
 
-    def difference(row: Row, tasks: Sequence[str]) -> Difference:
-        mine = [i for i, result in enumerate(results) if result.item.task in tasks]
-        now, before = ({str(i): score[i] for i in mine} for score in ([r.score for r in results], earlier.scores))
-        return Difference(row.name, row.metric, fmean(before.values()), compare(now, before))
+    def differences(rows: Sequence[Row], tasks: Mapping[str, Sequence[str]]) -> Iterator[Difference]:
+        for row in rows:
+            mine = [i for i in both if results[i].item.task in tasks[row.name]]
+            if len(mine) > 1:
+                now, before = ({str(i): score[i] for i in mine} for score in (scores, earlier.scores))
+                yield Difference(row.name, row.metric, fmean(before.values()), compare(now, before))
 
-    was = [right(score, result.item.task) for score, result in zip(earlier.scores, results, strict=True)]
-    is_now = [right(result.score, result.item.task) for result in results]
+    was, now = ([i for i in both if right(score[i], results[i].item.task)] for score in (earlier.scores, scores))
     return Contrast(
         earlier,
-        tuple(difference(row, (row.name,)) for row in rows if row.n > 1),
-        tuple(difference(row, groups[row.name]) for row in of_groups if row.n > 1),
-        tuple(i for i in range(len(results)) if was[i] and not is_now[i]),
-        tuple(i for i in range(len(results)) if is_now[i] and not was[i]),
+        tuple(differences(rows, {row.name: (row.name,) for row in rows})),
+        tuple(differences(of_groups, groups)),
+        tuple(sorted({*was} - {*now})),
+        tuple(sorted({*now} - {*was})),
     )
 
 
@@ -159,6 +167,6 @@ def title(found: Contrast) -> str:
 
 
 NOTE = (
-    "Means of the items' own scores, paired by item. p: exact McNemar for right and wrong, else a paired t test; with "
-    "many tasks one in twenty is below 0.05 by chance."
+    "Means of the items' own scores, paired by item; what either run has no answer to is left out. p: exact McNemar "
+    "for right and wrong, else a paired t test; with many tasks one in twenty is below 0.05 by chance."
 )

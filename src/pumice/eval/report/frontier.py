@@ -31,13 +31,17 @@ SHORT = {"ms to first token": "time", "visual tokens": "tokens"}
 
 @dataclass(frozen=True)
 class Point:
-    """A run: its letter on the page, name, quality (mean of its groups), the groups' scores, and what it costs."""
+    """A run: its letter on the page, name, quality (mean of its groups), the groups' scores, and what it costs.
+
+    ``unasked`` are groups that some of the runs beside it were asked and others not; they count in no quality.
+    """
 
     letter: str
     name: str
     quality: Score
     groups: dict[str, Score]
     cost: Cost
+    unasked: tuple[str, ...] = ()
 
     def price(self, axis: str) -> float:
         """The cost on one of AXES."""
@@ -53,7 +57,7 @@ def read_points(paths: Sequence[Path]) -> list[Point]:
 
     Raises:
         PumiceError: fewer than two files, one that isn't a run's, has no cost or no groups, or was asked other items
-            than the first.
+            than the first; or no group that all were asked.
     """
     if len(paths) < 2:
         raise PumiceError(f"--frontier {paths[0] if paths else ''}: expected the files of two runs or more")
@@ -68,29 +72,40 @@ def read_points(paths: Sequence[Path]) -> list[Point]:
                 "the same --tasks and -n"
             )
     names = unique([Path(body["about"]["model"]).name for body in bodies], [path.stem for path in paths])
-    points = [
-        _point(letters(number), name, body, path)
-        for number, (name, body, path) in enumerate(zip(names, bodies, paths, strict=True))
-    ]
-    for path, point in zip(paths, points, strict=True):
-        if list(point.groups) != list(points[0].groups):
-            here, there = ", ".join(point.groups), ", ".join(points[0].groups)
-            raise PumiceError(f"{path}: groups {here}, those of {paths[0]} are {there}; expected runs of one version")
+    scores = [_scores(body) for body in bodies]
+    asked, partly = _shared(paths, scores)
+    points = []
+    for name, body, found, path in zip(names, bodies, scores, paths, strict=True):
+        groups = {group: score for group, score in found.items() if score and group in asked}
+        try:
+            cost = Cost(**body["cost"])
+        except TypeError:
+            raise PumiceError(f"{path}: costs of another version of Pumice; evaluate again with --cost") from None
+        points.append(Point(letters(len(points)), name, mean(list(groups.values())), groups, cost, partly))
     return points
 
 
-def _point(letter: str, name: str, body: dict[str, Any], path: Path) -> Point:
-    groups = {
-        row["name"]: (row["score"], *(row["interval"] or [row["score"]] * 2))
+def _shared(paths: Sequence[Path], scores: Sequence[dict[str, Score | None]]) -> tuple[list[str], tuple[str, ...]]:
+    """The groups that every run was asked, and those that some were asked and others not."""
+    for path, found in zip(paths, scores, strict=True):
+        if not any(found.values()):
+            raise PumiceError(f"{path}: no task with right and wrong answers; expected a run of more tasks than 'read'")
+        if list(found) != list(scores[0]):
+            here, there = ", ".join(found), ", ".join(scores[0])
+            raise PumiceError(f"{path}: groups {here}, those of {paths[0]} are {there}; expected runs of one version")
+    asked = [name for name in scores[0] if all(found[name] for found in scores)]
+    if not asked:
+        raise PumiceError(f"{paths[0]}: no group that every one of the runs was asked; expected runs of the same tasks")
+    return asked, tuple(name for name in scores[0] if name not in asked and any(found[name] for found in scores))
+
+
+def _scores(body: dict[str, Any]) -> dict[str, Score | None]:
+    """Scores by group, where high is good; None for a group of which nothing could be asked."""
+    return {
+        row["name"]: (row["score"], *(row["interval"] or [row["score"]] * 2)) if row["n"] else None
         for row in body["groups"] or body["rows"]  # of a few tasks there may be no whole group
-        if row["n"] and "CER" not in row["metric"]  # what could be asked, and where high is good
+        if "CER" not in row["metric"]
     }
-    if not groups:
-        raise PumiceError(f"{path}: no task with right and wrong answers; expected a run of more tasks than 'read'")
-    try:
-        return Point(letter, name, mean(list(groups.values())), groups, Cost(**body["cost"]))
-    except TypeError:
-        raise PumiceError(f"{path}: costs of another version of Pumice; evaluate again with --cost") from None
 
 
 def mean(scores: Sequence[Score]) -> Score:
@@ -178,6 +193,8 @@ def remarks(points: Sequence[Point]) -> list[str]:
     """How to read the numbers; first of all, if times were taken in different places."""
     groups = list(points[0].groups)
     said = [f"Quality: mean of {', '.join(groups)}; its interval takes them as independent of each other."]
+    if points[0].unasked:
+        said.append(f"Left out, since not every run was asked: {', '.join(points[0].unasked)}.")
     places = dict.fromkeys(basis(point.cost) for point in points)
     if len(places) == 1:
         return [*said, f"Costs: {next(iter(places))}."]

@@ -128,8 +128,9 @@ def _against(report: Report, against: Contrast) -> str:
 
 
 def worst(report: Report, task: str, count: int = WORST) -> list[Result]:
-    """The task's wrong answers, the furthest from the truth first."""
-    wrong = [r for r in report.results if r.item.task == task and not baseline.right(r.score, task)]
+    """The task's wrong answers, the furthest from the truth first; those that are missing count as wrong."""
+    mine = [result for result in report.results if result.item.task == task]
+    wrong = [result for result in mine if result.skipped or not baseline.right(result.score, task)]
     return sorted(wrong, key=lambda r: -character_error_rate(r.answer, r.item.truth))[:count]
 
 
@@ -141,13 +142,15 @@ def _sample(report: Report, result: Result, before: str | None = None) -> str:
     """A picture with question, truth and answer, and what was answered over another picture or ``before``."""
     item = result.item
     picture = thumbnail(report.suite.open(item.picture))
-    colour = "truth" if baseline.right(result.score, item.task) else "answer"
+    right = not result.skipped and baseline.right(result.score, item.task)
+    colour = "truth" if right else "answer"
+    said = result.answer or (f"(no answer: {result.skipped})" if result.skipped else "(nothing)")
     notes = [("before", before), ("over another picture", result.blind_answer if before is None else None)]
     beside = "".join(f"\n{name}: {escape(text or '(nothing)')}" for name, text in notes if text is not None)
     return (
         f'<figure><img src="data:image/jpeg;base64,{picture}" alt="{escape(item.picture)}" loading="lazy">'
         f'<figcaption>{escape(item.question)}\ntruth: <span class="truth">{escape(item.truth)}</span>\n'
-        f'answer: <span class="{colour}">{escape(result.answer or "(nothing)")}</span>{beside}</figcaption></figure>\n'
+        f'answer: <span class="{colour}">{escape(said)}</span>{beside}</figcaption></figure>\n'
     )
 
 
