@@ -519,8 +519,12 @@ def test_a_template_that_does_not_fit_the_tokenizer_is_refused(tmp_path):
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "ELVA's maps without newlines": ("next", {"mm_patch_merge_type": "flat"}, "mm_patch_merge_type = 'flat'.*un-pads"),
-    "tiles that aren't un-padded": ("next", {"mm_patch_merge_type": "spatial"}, "mm_patch_merge_type = 'spatial'"),
+    "tiles one after the other": ("next", {"mm_patch_merge_type": "flat"}, "mm_patch_merge_type = 'flat'"),
+    "ELVA's maps without newlines": (
+        "next",
+        {"mm_patch_merge_type": "spatial"},
+        "mm_patch_merge_type = 'spatial'.*un-pads",
+    ),
     "one view with a newline": ("llava", UNPAD, "mm_patch_merge_type = 'spatial_unpad'; expected flat"),
     "a linear connector": (
         "llava",

@@ -28,7 +28,7 @@ from pumice.plan.known import MODELS
 from pumice.plan.pen import WIDTH
 from pumice.plan.report import binary, scaled, seconds, weights
 from pumice.types import PumiceError
-from pumice.vision.frames import ONEVISION_VIDEO
+from pumice.vision.frames import LLAVA_VIDEO_72B, ONEVISION_VIDEO
 from pumice.vision.layout import ELVA, LLAVA_15, NEXT_CLIP, NEXT_SIGLIP, ONEVISION, POCKET, layout
 
 DOCS = Path(__file__).parents[1] / "docs" / "plan.md"
@@ -373,6 +373,7 @@ VICUNA = {
     "mm_projector_type": "mlp2x_gelu", "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32,
     "num_key_value_heads": 32, "num_hidden_layers": 32, "vocab_size": 32000,
 }  # fmt: skip
+MAP = {"image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad"}
 NINE = [(224, 224), (224, 448), (448, 224), (448, 448), (448, 672), (672, 448), (672, 672), (672, 896), (896, 672)]
 
 
@@ -395,10 +396,15 @@ NINE = [(224, 224), (224, 448), (448, 224), (448, 448), (448, 672), (672, 448), 
     ],
 )  # fmt: skip
 def test_original_files_give_the_known_models(data, name, tmp_path):
-    read, known = find_model(folder(tmp_path / "model", data)), MODELS[name]
-    # Such a file doesn't say the colour of the canvas.
-    policy = dataclasses.replace(read.policy, fill=known.policy.fill)
-    assert dataclasses.replace(read, name=name, policy=policy) == known
+    assert dataclasses.replace(find_model(folder(tmp_path / "model", data)), name=name) == MODELS[name]
+
+
+def test_llava_videos_file_says_how_frames_are_taken(tmp_path):
+    data = {**ONEVISION_7B, "mm_newline_position": "grid", "force_sample": True, "add_time_instruction": True}
+    assert find_model(folder(tmp_path / "model", data)).video == LLAVA_VIDEO_72B
+    without = {key: value for key, value in data.items() if key not in ("force_sample", "add_time_instruction")}
+    plain = find_model(folder(tmp_path / "model", without)).video
+    assert plain == dataclasses.replace(LLAVA_VIDEO_72B, force_sample=False, time_instruction=False)
 
 
 def test_siglip_next_file(tmp_path):
@@ -846,8 +852,12 @@ def test_mistakes(arguments, words):
         ({**VICUNA, "mm_projector_type": "pooler"}, ["'pooler'", "mlp2x_gelu"]),
         ({**VICUNA, "mm_vision_select_layer": -1}, ["mm_vision_select_layer = -1"]),
         ({**VICUNA, "mm_patch_merge_type": "unires"}, ["'unires'", "spatial_unpad"]),
-        ({**VICUNA, "image_aspect_ratio": "anyres"}, ["image_grid_pinpoints = None"]),
-        ({**VICUNA, "image_aspect_ratio": "anyres", "image_grid_pinpoints": "[(336,"}, ["image_grid_pinpoints"]),
+        ({**VICUNA, "mm_vision_select_feature": "cls_patch"}, ["'cls_patch'", '"patch"']),
+        ({**VICUNA, "mm_use_im_start_end": True}, ["mm_use_im_start_end = True", "false"]),
+        ({**VICUNA, "image_aspect_ratio": "anyres", "image_grid_pinpoints": NINE}, ["mm_patch_merge_type", "spatial"]),
+        ({"model_type": "llava", "projector_hidden_act": "relu"}, ["projector_hidden_act = 'relu'", "gelu"]),
+        ({**VICUNA, **MAP}, ["image_grid_pinpoints = None"]),
+        ({**VICUNA, **MAP, "image_grid_pinpoints": "[(336,"}, ["image_grid_pinpoints"]),
         ({**VICUNA, "model_type": "llava_mpt"}, ["'llava_mpt'", "llava_llama"]),
         ({**VICUNA, "model_type": "llava", "architectures": ["X"]}, ["architectures", "LlavaQwenForCausalLM"]),
         ({**ONEVISION_7B, "mm_newline_position": "row"}, ["'row'", "one_token"]),

@@ -46,6 +46,7 @@ def read_hf(name: str, section: Section, kind: str) -> Model:
     Raises:
         PumiceError: a value that isn't possible or isn't supported; the message names its key.
     """
+    section.choice("projector_hidden_act", ("gelu",), "gelu")
     default_tower, default_lm = HF_TYPES[kind]
     tower = _tower(section, section.inner("vision_config", default_tower), kind)
     text = section.inner("text_config", {})

@@ -7,7 +7,9 @@ Beside the keys of the language model such a file names the tower on the hub, an
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from pumice.formats.config_hf import vision_sizes
@@ -15,7 +17,7 @@ from pumice.formats.published import HUB_TOWERS
 from pumice.formats.section import MEANS, Section, grids, language_model, max_tiles, read_section
 from pumice.formats.sizes import Connector, Model, Tower
 from pumice.vision.frames import CHOICES, VideoPolicy
-from pumice.vision.layout import Policy
+from pumice.vision.layout import ELVA, Policy
 
 ORIGINAL_TYPES = {
     "llava_llama": "llama",
@@ -37,14 +39,19 @@ ORIGINAL_CLASSES = {
 """`architectures`, asked where `model_type` is a bare "llava", as in the published OneVision files."""
 
 
+FIXED = {"mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "mm_use_im_start_end": False}
+"""Keys with which another value gives other tokens, which aren't written here."""
+
+
 def read_original(name: str, section: Section) -> Model:
     """The sizes of a checkpoint whose file has `mm_vision_tower`.
 
     Raises:
         PumiceError: a value that isn't possible or isn't supported; the message names its key.
     """
-    if section.values.get("mm_vision_select_layer", -2) != -2:
-        raise section.error("mm_vision_select_layer", "expected -2, as all released models have")
+    for key, only in FIXED.items():
+        if section.values.get(key) not in (None, only):
+            raise section.error(key, f"expected {json.dumps(only)}, as all released models have")
     local = local_tower(section)
     tower = _local_sizes(local) if local else HUB_TOWERS[section.choice("mm_vision_tower", tuple(HUB_TOWERS))]
     policy = _policy(section, tower)
@@ -106,9 +113,16 @@ def _policy(section: Section, tower: Tower) -> Policy:
     if aspect == "square":  # CLIP's own processor crops, SigLIP's squashes
         return Policy("crop" if tower.kind == "clip" else "square", tower.tile, tower.side, newline=unpad)
     most = max_tiles(section, "image_aspect_ratio")
+    if merge == "flat":
+        raise section.error(
+            "mm_patch_merge_type", f"expected spatial or spatial_unpad beside {aspect}: tiles make a map"
+        )
     chosen = grids(section, section.values.get("image_grid_pinpoints"), tower.tile)
+    # ELVA's one change to the original's tiles is the colour of the canvas; its files show it by their grids alone.
+    fill = ELVA.fill if chosen == ELVA.grids and not unpad else (0, 0, 0)
     # Only un-padded maps are scaled down, whatever the name says.
-    return Policy("anyres", tower.tile, tower.side, chosen, newline=unpad, unpad=unpad, max_tiles=most if unpad else 0)
+    most = most if unpad else 0
+    return Policy("anyres", tower.tile, tower.side, chosen, newline=unpad, unpad=unpad, max_tiles=most, fill=fill)
 
 
 def _video(section: Section, tower: Tower) -> VideoPolicy | None:
@@ -118,4 +132,6 @@ def _video(section: Section, tower: Tower) -> VideoPolicy | None:
     mode = section.choice("mm_spatial_pool_mode", CHOICES["pool"], "bilinear")
     newline = section.choice("mm_newline_position", CHOICES["newline"], "one_token")
     # The original code pools by 2, whatever `mm_spatial_pool_stride` says.
-    return VideoPolicy.from_dict({"tile": tower.tile, "side": tower.side, "pool": mode, "newline": newline})
+    policy = VideoPolicy.from_dict({"tile": tower.tile, "side": tower.side, "pool": mode, "newline": newline})
+    forced, told = (section.values.get(key) is True for key in ("force_sample", "add_time_instruction"))
+    return replace(policy, force_sample=forced, time_instruction=told)  # LLaVA-Video's

@@ -40,8 +40,6 @@ EMBEDDINGS, HEAD = "lm.model.embed_tokens.weight", "lm.lm_head.weight"
 BLOCKS, NORM = "tower.model.encoder.layers.", "tower.model.post_layernorm."
 
 SWITCHES: dict[str, tuple[tuple[Any, ...], str]] = {
-    "mm_vision_select_feature": (("patch",), "patch: transformers' count of tokens leaves the tower's first one out"),
-    "mm_use_im_start_end": ((False,), "false: no chat template writes tokens around a picture"),
     "mm_resampler_type": ((), "null: transformers' classes have no resampler"),
     "add_faster_video": ((False,), "false: transformers pools all frames alike"),
 }
