@@ -165,6 +165,44 @@ def test_ureader_has_the_picture_in_a_turn_of_its_own(tmp_path):
     assert len(source.sample(0).media) == 1
 
 
+BAD = [None, 5, True, [], {}, [None], {"a": 1}, "x" * 5000, "a\0b"]
+
+
+def variants(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The record with each of its values in turn left out, or something else."""
+    without = [{k: v for k, v in record.items() if k != key} for key in record]
+    return without + [record | {key: bad} for key in record for bad in BAD]
+
+
+def test_malformed_rows_are_left_out_one_by_one(tmp_path):
+    put_picture(tmp_path / "ureader" / "a.png")
+    turns = [{"from": "user", "value": "Q"}, {"from": "assistant", "value": "A"}]
+    rows = [{"image": "a.png", "conversations": [turn, turns[1]]} for turn in variants(turns[0])]
+    rows += [{"image": bad, "conversations": turns} for bad in ("x" * 5000, 5)]
+    put(tmp_path / "ureader" / "train.jsonl", [*rows, {"image": "a.png", "conversations": turns}])
+    word = {"category": "menu.nm", "group_id": 1, "words": [{"text": "Tea"}]}
+    lines = [{"valid_line": [line]} for line in variants(word)] + [{"valid_line": [word]}]
+    for number, line in enumerate(lines):
+        put(tmp_path / "cord" / "train" / "json" / f"{number:03}.json", line)
+        put_picture(tmp_path / "cord" / "train" / "image" / f"{number:03}.png")
+    none = {"images": [picture()], "texts": [{"user": None, "assistant": "A"}]}
+    parquet(
+        tmp_path / "cauldron" / "a.parquet", [none, {"images": [picture()], "texts": [{"user": "Q", "assistant": "A"}]}]
+    )
+    for form in ("ureader", "cord", "cauldron"):
+        written, source = converted(form, tmp_path / form, tmp_path / "out")
+        assert sum(written.counts.values()) == len(FORMS[form](tmp_path / form, "train"))
+        assert texts(source.sample(len(source) - 1))[1] in ("A", '{"menu": [{"nm": "Tea"}]}')
+        assert all("None" not in text for row in range(len(source)) for text in texts(source.sample(row)))
+
+
+def test_malformed_records_of_a_ready_set_are_counted(tmp_path):
+    one = PublicSet("x", "X", "https://e.org", "free", "llava", (Expected("x.json"),))
+    put(tmp_path / "x.json", [{"image": 5}, {"image": [5]}, {"image": {"a": 1}}, {"image": "x" * 5000}, {}])
+    (looked,) = look_at(one, tmp_path)
+    assert (looked.faulty, len(looked.missing)) == (3, 1)
+
+
 def test_parts_of_many_rows_are_all_there_in_order(tmp_path, monkeypatch):
     from pumice.data.importing import writing
 

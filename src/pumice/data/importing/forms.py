@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pumice.data.conversations import MARKER
-from pumice.data.importing.rows import JsonRows, ParquetRows, Rows, embedded_bytes
+from pumice.data.importing.rows import JsonRows, ParquetRows, Rows, embedded_bytes, is_there
 from pumice.data.importing.writing import LEFT_OUT, Entry, conversation_of
 from pumice.types import PumiceError
 
@@ -41,13 +41,11 @@ class Converted:
         """A row as a record, or None with the reason in ``counts``."""
         try:
             entry = self.convert(self.rows.row(row))
-            gone = [
-                one for one in entry.media if isinstance(one, str) and self.media and not (self.media / one).is_file()
-            ]
-            if gone:
+            named = [one for one in entry.media if isinstance(one, str)]
+            if self.media and not all(is_there(self.media / one) for one in named):
                 counts[f"{LEFT_OUT}picture missing"] += 1
                 return None
-        except (KeyError, TypeError, ValueError, IndexError, PumiceError):
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, PumiceError):
             counts[f"{LEFT_OUT}not of this form"] += 1
             return None
         said = {"id": f"{self.source}-{row}", "data_source": self.source, **entry.said}
@@ -69,7 +67,9 @@ def open_cauldron(path: Path, split: str) -> Converted:
     source = path.stem if path.is_file() else path.name
 
     def convert(row: dict[str, Any]) -> Entry:
-        exchanges = [(str(turn["user"]), str(turn["assistant"])) for turn in row["texts"]]
+        exchanges = [(turn["user"], turn["assistant"]) for turn in row["texts"]]
+        if not all(isinstance(text, str) for exchange in exchanges for text in exchange):
+            raise PumiceError("a turn without a text")
         return _entry(exchanges, [embedded_bytes(image) for image in row["images"] or ()], data_source=source)
 
     return Converted(ParquetRows(files, ("images", "texts")), convert, None, source)

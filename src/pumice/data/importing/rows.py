@@ -53,12 +53,17 @@ class ParquetRows:
         return self.count
 
     def row(self, number: int) -> dict[str, Any]:
+        from pyarrow import ArrowException
+
         which = bisect_right(self.groups, number, key=lambda group: group[2]) - 1
         file, group, before = self.groups[which]
         if self._held is None or self._held[0] != which:
             opened = _open(file)
             there = [name for name in self.columns if name in opened.schema_arrow.names]
-            self._held = (which, opened.read_row_group(group, there).to_pylist())
+            try:
+                self._held = (which, opened.read_row_group(group, there).to_pylist())
+            except (OSError, ArrowException) as error:
+                raise _no_parquet(file, error) from None
         return self._held[1][number - before]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -72,7 +77,11 @@ def _open(file: Path) -> Any:
     try:
         return ParquetFile(file)
     except (OSError, ArrowException) as error:
-        raise PumiceError(f"{file}: not readable as parquet ({' '.join(str(error).split())[:160]})") from None
+        raise _no_parquet(file, error) from None
+
+
+def _no_parquet(file: Path, error: Exception) -> PumiceError:
+    return PumiceError(f"{file}: not readable as parquet ({' '.join(str(error).split())[:160]})")
 
 
 def embedded_bytes(image: Any) -> bytes:
@@ -85,6 +94,14 @@ def embedded_bytes(image: Any) -> bytes:
     if not isinstance(data, bytes) or not data:
         raise PumiceError("no embedded picture")
     return data
+
+
+def is_there(path: Path) -> bool:
+    """Whether a record's picture is a file; a name that no file system takes is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 class JsonRows:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pumice.config import DataConfig
-from pumice.data.importing.rows import ParquetRows
+from pumice.data.importing.rows import ParquetRows, is_there
 from pumice.data.records import Records
 from pumice.data.sources import open_source
 from pumice.types import PumiceError
@@ -146,10 +146,10 @@ def _look(one: PublicSet, path: Path, expected: Expected, folder: Path, told: To
 def _media_there(record: dict[str, Any], media: Path, looked: Looked) -> None:
     """Note the pictures and videos of a record that aren't there."""
     found = record.get("image") or record.get("video") or []
-    for name in [found] if isinstance(found, str) else found:
+    for name in found if isinstance(found, list) else [found]:
         if not isinstance(name, str):
             raise PumiceError("a picture's name that is no text")
-        if not (media / name).is_file():
+        if not is_there(media / name):
             looked.missing.append(name)
 
 
