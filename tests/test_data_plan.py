@@ -121,6 +121,11 @@ def test_a_source_without_a_usable_sample_is_named(indexes):
         plan(indexes | {"b": empty}, stage(), 0)
 
 
+def test_passes_that_take_no_sample_are_an_error(indexes):
+    with pytest.raises(PumiceError, match="passes over b take no sample"):
+        plan(indexes, stage(data={"b": 0.01}), 0)
+
+
 # training from a plan
 
 

@@ -71,6 +71,10 @@ def test_the_form_follows_from_the_content(data, tmp_path):
         form_of(write(tmp_path / "x.jsonl", [{"question": "a", "answer": "b"}], lines=True))
     with pytest.raises(PumiceError, match="no such file"):
         write_recipe("pocket", tmp_path / "gone.json", tmp_path / "run")
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "empty.yaml").write_text("datasets: [{json_path: empty.jsonl}]")
+    with pytest.raises(PumiceError, match=r"empty.yaml: no sample in it"):
+        write_recipe("pocket", tmp_path / "empty.yaml", tmp_path / "run")
     with pytest.raises(PumiceError, match="--from nothing: expected pocket"):
         write_recipe("nothing", data, tmp_path / "run")
     with pytest.raises(PumiceError, match="'owner/gone' is neither a folder nor in the hub's cache"):

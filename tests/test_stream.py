@@ -130,6 +130,12 @@ def test_a_sample_longer_than_a_step_and_a_source_without_use_are_errors(streame
         streamed(data={"a": 1.0}).packs(0, 0, 1)
 
 
+def test_an_empty_source_is_named(streamed, root):  # noqa: F811
+    write(root / "y.json", [])
+    with pytest.raises(PumiceError, match=r"\[data.b\]: no sample in it"):
+        streamed()
+
+
 def test_a_stopped_run_goes_on_in_the_stream(streamed, tokenizer, processor, tmp_path):
     def learn(out: str, feed: PlannedFeed, stop: int = 0, begin: int = 0, found=None) -> Run:
         model = tiny_model(len(tokenizer))

@@ -62,6 +62,17 @@ def _references(record: dict[str, Any]) -> list[Any]:
     return []
 
 
+def named(reference: Any) -> str:
+    """What a record says of a picture that is a file.
+
+    Raises:
+        PumiceError: it isn't a name.
+    """
+    if not isinstance(reference, str):
+        raise PumiceError(f"a picture or video named {reference!r:.80}; expected the name of a file")
+    return reference
+
+
 def _turns(record: dict[str, Any]) -> list[tuple[Role, str]]:
     said = record.get("conversations")
     if not isinstance(said, list) or not said:
@@ -70,7 +81,7 @@ def _turns(record: dict[str, Any]) -> list[tuple[Role, str]]:
     for position, turn in enumerate(said):
         who = turn.get("from", turn.get("role")) if isinstance(turn, dict) else None
         text = turn.get("value", turn.get("content")) if isinstance(turn, dict) else None
-        if who not in ROLES or not isinstance(text, str):
+        if not isinstance(who, str) or who not in ROLES or not isinstance(text, str):
             raise PumiceError(
                 f"conversations[{position}]: expected {{from: human | gpt, value: text}}, not {turn!r:.80}"
             )

@@ -80,6 +80,10 @@ def plan(indexes: Mapping[str, Index], stage: Stage, seed: int) -> Plan:
         starts = _starts(tokens, stage)
     else:
         source, row, tokens, starts = _mixture(indexes, names, usable, amounts, stage, rng)
+    if not len(tokens):
+        raise PumiceError(
+            f"stage {stage.name!r}: its passes over {', '.join(names)} take no sample; raise them in data"
+        )
     views = _column(indexes, names, "views", source, row)
     supervised = _column(indexes, names, "supervised", source, row)
     longest = int(tokens.max())

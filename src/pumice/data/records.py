@@ -44,7 +44,7 @@ class Records:
             self._file = (os.getpid(), os.open(self.path, os.O_RDONLY))
         try:
             record = json.loads(os.pread(self._file[1], end - start, start))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise PumiceError(f"{self.path}: record {row} at byte {start}: {error}") from None
         if not isinstance(record, dict):
             kind = type(record).__name__

@@ -62,6 +62,9 @@ class StreamPlan:
     def __post_init__(self) -> None:
         self.names = tuple(name for name in sorted(self.stage.data) if self.stage.data[name] > 0)
         self._taken = [0] * len(self.names)
+        for name in self.names:
+            if not len(self.sources[name]):
+                raise PumiceError(f"[data.{name}]: no sample in it")
         weights = np.array([self.stage.data[name] for name in self.names])
         self._share = weights / weights.sum()
 

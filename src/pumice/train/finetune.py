@@ -97,6 +97,8 @@ def write_recipe(model: str, data: Path, out: Path) -> Path:
         raise PumiceError(f"--data {data}: no such file or folder")
     format, media = form_of(data), (data if data.is_dir() else data.parent).resolve()
     count = len(open_source("mine", DataConfig(format, str(data.resolve()), str(media)), Path()))
+    if not count:
+        raise PumiceError(f"--data {data}: no sample in it")
     batch = 8 if count >= 80 else 2
     heldout = round(min(0.3, max(0.1, 5 / count)), 3)  # a handful at least
     every = max(1, round((1 - heldout) * count / batch / 2))
