@@ -235,6 +235,58 @@ def test_errors_name_file_record_and_where_the_data_is_published(root):
         source(root, "x.json").sample(1)
 
 
+MALFORMED = [
+    {"image": 5}, {"image": {"a": 1}}, {"image": [None]}, {"image": ["a.png", ["b.png"]]}, {"image": [""]},
+    {"image": "a" * 5000}, {"image": "a\0.png"}, {"image": "\ud800.png"}, {"conversations": [{"from": ["human"]}]},
+    {"id": "\ud800", "image": None, "conversations": [{"from": "human", "value": "Hi"}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "zip", "lmdb"])
+def test_a_malformed_record_is_left_out_and_the_others_stay(root, processor, kind):
+    good = {"image": "a.png", "conversations": said("<image>\nWhat?")}
+    records = [good | bad for bad in MALFORMED] + [good]
+    (root / "x.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records) + "[" * 10**5 + "\n")
+    media = packed(root, kind) if kind != "folder" else "."
+    index = build_index(source(root, "x.jsonl", media=media), "mine", processor, root / "cache")
+    assert index.usable.tolist() == [len(MALFORMED)]
+    assert all(index.detail[row] for row in range(len(records)) if row != len(MALFORMED))
+
+
+def test_a_shards_malformed_record_is_an_error_of_one_line(root):
+    import tarfile
+
+    with tarfile.open(root / "x.tar", "w") as archive:
+        for name, image in (("a", ["a.png", ["b"]]), ("b", {"c": 1})):
+            file = write(root / f"{name}.json", {"image": image, "conversations": said("<image>\nWhat?")})
+            archive.add(file, file.name)
+    found = source(root, "x.tar", "webdataset")
+    for row in range(2):
+        with pytest.raises(PumiceError, match="expected the name of a file|no member"):
+            found.sample(row)
+
+
+def test_damaged_parquet_and_zip_are_errors_of_a_sample(root):
+    import zipfile
+
+    pytest.importorskip("pyarrow")
+    picture = os.urandom(3000)
+    parquet(root / "p.parquet", [{"image": {"bytes": picture, "path": None}, "conversations": said("<image>\nHi")}])
+    data = (root / "p.parquet").read_bytes()
+    at = data.index(picture[:100])
+    (root / "p.parquet").write_bytes(data[:4] + bytes(byte ^ 255 for byte in data[4:at]) + data[at:])
+    with pytest.raises(PumiceError, match="not readable as parquet"):
+        source(root, "p.parquet", "parquet").sample(0)
+    with zipfile.ZipFile(root / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", b"x" * 2000 + os.urandom(2000))
+    data = (root / "z.zip").read_bytes()
+    at = data.index(b"a.png") + 5
+    (root / "z.zip").write_bytes(data[:at] + bytes(byte ^ 255 for byte in data[at : at + 300]) + data[at + 300 :])
+    write(root / "x.json", [{"image": "a.png", "conversations": said("<image>\nHi")}])
+    with pytest.raises(PumiceError, match=r"z.zip, a.png: damaged"):
+        source(root, "x.json", media="z.zip").sample(0)
+
+
 # the index
 
 
@@ -300,6 +352,35 @@ def test_a_killed_index_goes_on_and_a_changed_file_begins_again(root, processor,
     assert build_index(source(root, path.name), "mine", other, root / "cache").problem[13] == "too long"
 
 
+def test_an_index_is_of_the_rows_that_were_chosen_and_of_their_media(root, processor):
+    write(root / "x.json", [{"conversations": said("Hi", "x " * (i % 7))} for i in range(20)])
+
+    def found(**more) -> tuple[list[int], list[int]]:
+        mine = source(root, "x.json", **more)
+        index = build_index(mine, "mine", processor, root / "cache")
+        return index.columns["tokens"].tolist(), [len(encode(mine.sample(row), processor)) for row in range(len(mine))]
+
+    for sampling in ("first:4", "end:4", "random:4"):
+        indexed, encoded = found(sampling=sampling)
+        assert indexed == encoded, sampling
+    other = open_source("mine", DataConfig("llava", "x.json", sampling="random:4"), root, seed=1)
+    tokens = build_index(other, "mine", processor, root / "cache").columns["tokens"]
+    assert tokens.tolist() == [len(encode(other.sample(row), processor)) for row in range(4)]
+    (root / "empty").mkdir()
+    write(root / "y.json", [{"image": "a.png", "conversations": said("<image>\nHi")}])
+    assert build_index(source(root, "y.json", media="empty"), "mine", processor, root / "cache").problem[0]
+    assert not build_index(source(root, "y.json"), "mine", processor, root / "cache").problem[0]
+
+
+def test_an_edited_caption_is_indexed_anew(root, processor):
+    (root / "inner").mkdir()
+    (root / "a.png").rename(root / "inner" / "a.png")
+    (root / "inner" / "a.txt").write_text("Dark.")
+    before = build_index(source(root, ".", "captions"), "mine", processor, root / "cache").columns["tokens"][0]
+    (root / "inner" / "a.txt").write_text("A dark square, and more of it than there was.")
+    assert build_index(source(root, ".", "captions"), "mine", processor, root / "cache").columns["tokens"][0] > before
+
+
 def test_several_processes_make_the_same_index(root, processor, monkeypatch):
     monkeypatch.setattr(indexing, "PART", 4)
     mixed(root)
@@ -361,6 +442,38 @@ def test_the_command_indexes_a_recipe(root, tmp_path, monkeypatch, capsys):
     assert (found["source"], found["usable"]) == ("mix_665k", 5)
     assert cli.main([*given, "--stage", "dance"]) == cli.MISTAKE
     assert "no stage 'dance'; the recipe has align, instruct" in capsys.readouterr().err
+    assert cli.main([*given, "--json"]) == 0  # one document, whatever the number of stages
+    assert [(one["stage"], one["source"]) for one in json.loads(capsys.readouterr().out)] == [
+        ("align", "blip_558k"), ("instruct", "mix_665k"),
+    ]  # fmt: skip
+
+
+def test_the_command_looks_again_for_what_was_missing_and_into_stages_that_draw_too(
+    root, tmp_path, monkeypatch, capsys
+):
+    from test_recipes import RECIPES, stand_in
+
+    from pumice import cli
+    from pumice.config import load_recipe
+
+    overrides = stand_in(load_recipe(RECIPES / "elva-160m.toml"), tmp_path)
+    monkeypatch.setenv("PUMICE_CACHE", str(tmp_path / "cache"))
+    write(root / "x.json", [{"image": "z.png", "conversations": said("<image>\nHi")}])
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        f'base = "{RECIPES / "elva-160m.toml"}"\n[data.mine]\nformat = "llava"\npath = "x.json"\n'
+        "[stages]\nalign = false\ninstruct = false\n[stages.both]\nobjective = 'answer'\nlr = { lm = 1e-3 }\n"
+        "data = { mine = 1, receipts = 1 }\nsteps = 2\nbatch = 4\n"
+    )
+    parts = [text for text in overrides if text.startswith("model.")]
+    given = ["data", "index", str(recipe), *parts, "--data", str(root), "--workers", "1", "--json"]
+    assert cli.main(given) == 0, capsys.readouterr().err
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["source"], found["usable"], found["problems"]["unreadable"]["rows"]) == ("mine", 0, 1)
+    (root / "a.png").rename(root / "z.png")
+    assert cli.main(given) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["usable"], found["problems"]) == (1, {})
 
 
 # stores and shards

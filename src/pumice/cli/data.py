@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +90,9 @@ pumice data index my.toml data.mine.sampling=first:1000 --json""",
 
 def index_command(args: argparse.Namespace) -> int:
     from pumice.config import load_recipe
-    from pumice.data.feed import open_sources, rendered, stage_processor
-    from pumice.data.index import build_index
-    from pumice.data.index_report import print_report
+    from pumice.data.feed import open_indexes, rendered, stage_processor
+    from pumice.data.index_report import print_report, summary
+    from pumice.data.mixing import split_stage
     from pumice.model.build import build_processor
     from pumice.pocket.parts import cache_dir
     from pumice.train.run import data_root
@@ -101,23 +101,24 @@ def index_command(args: argparse.Namespace) -> int:
     stages = [stage for stage in recipe.stages if args.stage in (None, stage.name)]
     if not stages:
         raise PumiceError(f"no stage {args.stage!r}; the recipe has {', '.join(stage.name for stage in recipe.stages)}")
-    stages = [stage for stage in stages if not rendered(stage)]
+    stages = [stage for stage in stages if any(name in recipe.data for name in stage.data)]
     if not stages:
         raise PumiceError(f"{args.recipe}: its stages draw their pictures; there is nothing to index")
     processor = build_processor(recipe.model)
-    cache = cache_dir() / "index"
+    root, cache = data_root(args.data), cache_dir() / "index"
+    shown: list[dict[str, Any]] = []
     with engine(args) as where:
         for stage in stages:
-            own = stage_processor(processor, stage)
-            sources = open_sources(recipe, stage, own, data_root(args.data))
+            own, stored = stage_processor(processor, stage), split_stage(stage)[1] if rendered(stage) else stage
             with bars() as told:
-                indexes = {
-                    name: build_index(one, name, own, cache, workers(args), partial(told, name), where)
-                    for name, one in sources.items()
-                }
-            if not args.json:
-                print(f"stage {stage.name}")
-            print_report(indexes, args.json)
+                _, indexes = open_indexes(recipe, stored, own, root, cache, workers(args), told, where, again=True)
+            if args.json:
+                shown += [{"stage": stage.name, **summary(index)} for index in indexes.values()]
+                continue
+            print(f"stage {stage.name}")
+            print_report(indexes)
+    if args.json:
+        print(json.dumps(shown, indent=1))
     return 0
 
 

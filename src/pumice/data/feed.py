@@ -18,6 +18,7 @@ from pumice.data.drawn import RenderedFeed
 from pumice.data.index import Index, Progress, build_index, split
 from pumice.data.mixing import MixedFeed, split_stage
 from pumice.data.plan import Plan, heldout_plan, plan
+from pumice.data.pool import Where
 from pumice.data.reading import ReadingSource
 from pumice.data.render.registry import DRAWN
 from pumice.data.sources import Source, open_source
@@ -152,9 +153,18 @@ def open_sources(recipe: Recipe, stage: Stage, processor: Processor, root: Path)
 
 
 def open_indexes(
-    recipe: Recipe, stage: Stage, processor: Processor, root: Path, cache: Path, workers: int, progress: Progress | None
+    recipe: Recipe,
+    stage: Stage,
+    processor: Processor,
+    root: Path,
+    cache: Path,
+    workers: int,
+    progress: Progress | None,
+    where: Where = "here",
+    again: bool = False,
 ) -> tuple[dict[str, Source], dict[str, Index]]:
-    """The sources that a stage names, and their indexes, made where they aren't in the cache.
+    """The sources that a stage names, and their indexes, made where they aren't in the cache; ``again`` as in
+    `build_index`.
 
     Raises:
         PumiceError: a source that isn't there or can't be read.
@@ -163,7 +173,7 @@ def open_indexes(
     indexes: dict[str, Index] = {}
     for name in sources:
         tell = None if progress is None else (lambda done, total, name=name: progress(name, done, total))
-        indexes[name] = build_index(sources[name], name, processor, cache, workers, tell)
+        indexes[name] = build_index(sources[name], name, processor, cache, workers, tell, where, again)
     return sources, indexes
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pumice.data.parts import Made, Parts, kept_in, to_parquet
+from pumice.data.parts import Made, Parts, kept_in, plain, to_parquet
 from pumice.data.pool import Where
 from pumice.data.sources import Source, stamp
 from pumice.encode import Processor, lay_out
@@ -27,6 +27,7 @@ PART = 2048
 """Rows of a part: about a second of work."""
 VERSION = 2
 COLUMNS = {"row": "i8", "tokens": "i4", "views": "i4", "media": "i4", "supervised": "i4", "content": "u8"}
+UNREADABLE = "unreadable"
 MARKERS = ("<image>", "<video>")
 
 Progress = Callable[[str, int, int], None]
@@ -93,7 +94,7 @@ def measure(source: Source, row: int, processor: Processor) -> Row:
         sample = source.sample(row)
         pieces = list(lay_out(sample, processor))
     except PumiceError as error:
-        return Row(row, problem="unreadable", detail=str(error)[:400])
+        return Row(row, problem=UNREADABLE, detail=plain(str(error)[:400]))
     tokens = sum(len(piece.ids) for piece in pieces)
     found = Row(
         row,
@@ -106,9 +107,9 @@ def measure(source: Source, row: int, processor: Processor) -> Row:
     )
     if tokens > processor.max_tokens:
         detail = f"{sample.id}: {tokens} tokens, the limit is {processor.max_tokens}"
-        return found._replace(problem="too long", detail=detail)
+        return found._replace(problem="too long", detail=plain(detail))
     if not found.supervised:
-        return found._replace(problem="no loss", detail=f"{sample.id}: no answer, or none within the limit")
+        return found._replace(problem="no loss", detail=plain(f"{sample.id}: no answer, or none within the limit"))
     return found
 
 
@@ -134,7 +135,7 @@ def index_folder(source: Source, name: str, processor: Processor, cache: Path) -
     backend = getattr(processor.tokenizer, "backend_tokenizer", None)
     said = backend.to_str() if backend is not None else repr(sorted(processor.tokenizer.get_vocab().items()))
     policies = (processor.policy, processor.several, processor.video, processor.template)
-    policies += (processor.max_tokens, processor.cut, len(source), getattr(source, "settings", ""))
+    policies += (processor.max_tokens, processor.cut, len(source))
     return kept_in(cache, name, f"{VERSION} {stamp(source)} {policies!r} {hashlib.sha256(said.encode()).hexdigest()}")
 
 
@@ -146,8 +147,11 @@ def build_index(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
     where: Where = "here",
+    again: bool = False,
 ) -> Index:
     """The index of a source, from ``cache`` as far as it is there. ``progress`` is told (rows done, rows in all).
+
+    With ``again``, parts with rows that couldn't be read are made anew: pictures may have been put in place since.
 
     Raises:
         PumiceError: the cache can't be written, or there is no Ray cluster. A faulty row is no error: it is in the
@@ -155,6 +159,10 @@ def build_index(
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the processes are the parallelism
     parts = Parts(index_folder(source, name, processor, cache), len(source), PART, ".parquet")
+    if again:
+        for path in filter(Path.is_file, parts.paths):
+            if (_read(name, [path]).problem == UNREADABLE).any():
+                path.unlink()
     return _read(name, parts.make(_Measurer(source, processor), workers, where, progress))
 
 

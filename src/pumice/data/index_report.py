@@ -1,11 +1,10 @@
 """An index as a person reads it: what can be trained on, what can't and why, and the worst of it.
 
-{name: Index} ──summary──> plain numbers and examples ──print_report──> tables, or JSON
+{name: Index} ──summary──> plain numbers and examples ──print_report──> tables
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,18 +46,14 @@ def _sizes(tokens: np.ndarray) -> dict[str, float]:
     return {"total": int(tokens.sum()), "mean": round(float(tokens.mean()), 1), **found, "max": int(tokens.max())}
 
 
-def print_report(indexes: Mapping[str, Index], as_json: bool = False) -> None:
+def print_report(indexes: Mapping[str, Index]) -> None:
     """Summaries of several sources."""
-    found = [summary(index) for index in indexes.values()]
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console()
-    for one in found:
+    for one in map(summary, indexes.values()):
         table = Table(
             title=f"{one['source']}: {one['usable']:,} of {one['rows']:,} samples can be used", show_header=False
         )

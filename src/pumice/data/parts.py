@@ -102,6 +102,11 @@ def to_parquet(rows: Sequence[Mapping[str, Any]], schema: Any) -> bytes:
     return buffer.getvalue()
 
 
+def plain(text: str) -> str:
+    """A text that parquet takes: half of a surrogate pair, which JSON may hold, is written out."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def kept_in(cache: Path, name: str, depends: str) -> Path:
     """A folder of parts in a cache: its name ends in a digest of what they depend on."""
     return cache / f"{name}-{hashlib.sha256(depends.encode()).hexdigest()[:16]}"

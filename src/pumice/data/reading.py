@@ -66,7 +66,7 @@ class ReadingSource:
 
     @property
     def settings(self) -> str:
-        return f"{self.config} {self.seed}"
+        return f"{self.source.settings} {self.config} {self.seed}"
 
     def __len__(self) -> int:
         return len(self.source)

@@ -8,6 +8,7 @@ another sample.
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pumice.config import SAMPLING, DataConfig
-from pumice.data.conversations import Opener, conversation
+from pumice.data.conversations import Opener, conversation, named
 from pumice.data.records import Records
 from pumice.data.sampling import choose, file_rng
 from pumice.data.stores import Store, open_store
@@ -30,10 +31,14 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp")
 
 
 class Source(Protocol):
-    """Samples by number. ``files`` are those whose change makes an index of the source stale."""
+    """Samples by number. ``files`` are those whose change makes an index of the source stale; ``settings`` say what
+    else it depends on: which samples were chosen, and where their media lie.
+    """
 
     @property
     def files(self) -> list[Path]: ...
+    @property
+    def settings(self) -> str: ...
     def __len__(self) -> int: ...
     def sample(self, row: int) -> Sample: ...
 
@@ -67,6 +72,7 @@ class RecordSource:
     ) -> None:
         self.name, self.parts, self.read, self.media = name, parts, read, media
         self.ends = np.cumsum([len(part.rows) for part in parts])
+        self.settings = f"{media.place} {_digest(*(part.rows for part in parts))}"
 
     @property
     def files(self) -> list[Path]:
@@ -85,8 +91,8 @@ class RecordSource:
         except PumiceError as error:
             raise PumiceError(f"{part.records.path}, record {number}: {error}") from None
 
-    def open(self, reference: str) -> Any:
-        return open_media(self.media.fetch(reference))
+    def open(self, reference: Any) -> Any:
+        return open_media(self.media.fetch(named(reference)))
 
 
 def _llava(name: str, path: Path, media: Store, sampling: str, seed: int) -> RecordSource:
@@ -107,6 +113,8 @@ def _mixture(path: Path) -> list[tuple[Path, str]]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
         listed = data["datasets"]
         pairs = [(path.parent / entry["json_path"], entry.get("sampling_strategy", "all")) for entry in listed]
+        if not pairs:
+            raise TypeError("none")
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         wanted = "expected datasets: a list of {json_path, sampling_strategy}"
         raise PumiceError(f"{path}: {wanted} ({' '.join(repr(error).split())[:120]})") from None
@@ -158,10 +166,11 @@ class CaptionSource:
         if not found:
             raise PumiceError(f"[data.{name}]: {path} holds no .txt file; expected a caption beside every picture")
         self.captions = [found[i] for i in choose(len(found), sampling, file_rng(seed, path))]
+        self.settings = ""  # its files are those that were chosen
 
     @property
     def files(self) -> list[Path]:
-        return [self.path]
+        return self.captions
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -197,6 +206,7 @@ class ParquetSource:
         self.ends = np.cumsum([rows for _, _, rows in groups])
         total = int(self.ends[-1]) if groups else 0
         self.rows = choose(total, sampling, file_rng(seed, path))
+        self.settings = f"{media.place} {_digest(self.rows)}"
         self._held: tuple[int, list[dict[str, Any]]] | None = None
 
     @property
@@ -232,7 +242,12 @@ class ParquetSource:
         return [meta.row_group(group).num_rows for group in range(meta.num_row_groups)]
 
     def _read(self, path: Path, group: int) -> list[dict[str, Any]]:
-        return _parquet(path).read_row_group(group).to_pylist()
+        from pyarrow import ArrowException
+
+        try:
+            return _parquet(path).read_row_group(group).to_pylist()
+        except (OSError, ArrowException) as error:
+            raise _no_parquet(path, error) from None
 
 
 def _parquet(path: Path) -> Any:
@@ -244,7 +259,11 @@ def _parquet(path: Path) -> Any:
     try:
         return ParquetFile(path)
     except (OSError, ArrowException) as error:
-        raise PumiceError(f"{path}: not readable as parquet ({' '.join(str(error).split())[:160]})") from None
+        raise _no_parquet(path, error) from None
+
+
+def _no_parquet(path: Path, error: Exception) -> PumiceError:
+    return PumiceError(f"{path}: not readable as parquet ({' '.join(str(error).split())[:160]})")
 
 
 FORMATS: dict[str, Callable[[str, Path, Store, str, int], Source]] = {
@@ -257,7 +276,12 @@ FORMATS: dict[str, Callable[[str, Path, Store, str, int], Source]] = {
 """Readers by the name of the form in a recipe; another form is one function or class of this signature."""
 
 
-def stamp(source: Source) -> int:
-    """A number that changes when one of the source's files does: names, sizes and times of writing."""
+def _digest(*chosen: np.ndarray) -> int:
+    """A number for the chosen rows of files in order."""
+    return zlib.crc32(np.concatenate([rows.astype(np.int64) for rows in chosen]).tobytes())
+
+
+def stamp(source: Source) -> str:
+    """What changes with the source's settings, and when one of its files does: names, sizes and times of writing."""
     text = ";".join(f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in source.files)
-    return zlib.crc32(text.encode())
+    return hashlib.sha256(f"{text} {source.settings}".encode(errors="backslashreplace")).hexdigest()

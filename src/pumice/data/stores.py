@@ -8,9 +8,11 @@ A store is opened anew in every process that reads it.
 
 from __future__ import annotations
 
+import lzma
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,8 +25,10 @@ Span = tuple[int, int]
 
 
 class Store(Protocol):
-    """Files by the names that records give them."""
+    """Files by the names that records give them. ``place`` says which these are, and of an archive when it changed."""
 
+    @property
+    def place(self) -> str: ...
     def fetch(self, name: str) -> Path | bytes: ...
 
 
@@ -48,6 +52,7 @@ def open_store(place: str, root: Path) -> Store:
 class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.place = str(path)
 
     def fetch(self, name: str) -> Path:
         return self.path / name
@@ -58,6 +63,7 @@ class _Opened:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.place = f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}"
         self._held: tuple[int, Any] | None = None
 
     def held(self) -> Any:
@@ -127,7 +133,9 @@ class Zip(_Opened):
             return self.held().read(member)
         except KeyError:
             raise PumiceError(f"{self.path}: no member {name}") from None
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+            raise PumiceError(f"{self.path}, {name}: damaged ({error})") from None
+        except (OSError, ValueError, NotImplementedError, RuntimeError) as error:
             raise PumiceError(f"{self.path}, {name}: {error}") from None
 
 
@@ -155,7 +163,7 @@ class Lmdb(_Opened):
 
     def fetch(self, name: str) -> bytes:
         with self.held().begin(buffers=True) as transaction:
-            found = transaction.get(name.encode())
+            found = transaction.get(name.encode(errors="replace")) if name else None  # an empty key is an error there
             if found is None:
                 raise PumiceError(f"{self.path}: no key {name}")
             self.checked(len(found), name)
@@ -166,7 +174,7 @@ class Remote:
     """An address such as s3://bucket/folder; the file system's own package must be installed (s3fs, gcsfs)."""
 
     def __init__(self, address: str) -> None:
-        self.address = address
+        self.address = self.place = address
 
     def fetch(self, name: str) -> bytes:
         import fsspec

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pumice.data.conversations import conversation
+from pumice.data.conversations import conversation, named
 from pumice.data.sampling import choose, file_rng
 from pumice.data.stores import Store, Tar
 from pumice.types import PumiceError, Sample, Turn
@@ -29,6 +30,8 @@ class WebDatasetSource:
             raise PumiceError(f"[data.{name}]: {path} holds no .tar file")
         found = [(number, key, files) for number, shard in enumerate(self.shards) for key, files in _groups(shard)]
         self.rows = [found[i] for i in choose(len(found), sampling, file_rng(seed, path))]
+        keys = "\n".join(f"{number} {key}" for number, key, _ in self.rows)
+        self.settings = str(zlib.crc32(keys.encode(errors="backslashreplace")))
 
     @property
     def files(self) -> list[Path]:
@@ -50,9 +53,9 @@ class WebDatasetSource:
         media = [name for ending, name in files.items() if ending not in TEXTS]
         if "json" in files:
             record = _record(shard.fetch(files["json"]))
-            named = any(record.get(kind) for kind in ("image", "images", "video"))
-            record = record if named or not media else {**record, "image": media}
-            return conversation(record, lambda name: open_media(shard.fetch(name)), where)
+            says = any(record.get(kind) for kind in ("image", "images", "video"))
+            record = record if says or not media else {**record, "image": media}
+            return conversation(record, lambda name: open_media(shard.fetch(named(name))), where)
         if "txt" not in files or len(media) != 1:
             raise PumiceError(f"files {', '.join(files.values())}; expected a .json, or a .txt beside one picture")
         caption = shard.fetch(files["txt"]).decode("utf-8", "replace").strip()

@@ -18,7 +18,7 @@ from pumice.data.care.categories import category, response, visual_input
 from pumice.data.care.personal import Scrubber
 from pumice.data.care.pictures import NUMBERS, prints
 from pumice.data.care.texts import simhash, word_hashes
-from pumice.data.parts import Made, Parts, Progress, kept_in, to_parquet
+from pumice.data.parts import Made, Parts, Progress, kept_in, plain, to_parquet
 from pumice.data.pool import Where
 from pumice.data.sources import RecordSource, Source, stamp
 from pumice.types import PumiceError, Sample
@@ -51,11 +51,11 @@ class Signer:
             sample = self.source.sample(row)
             seen = [one for media in sample.media for one in prints(media)]
         except PumiceError as error:
-            return {"id": "", "problem": str(error)[:400]}
+            return {"id": "", "problem": plain(str(error)[:400])}
         text = said(sample)
         hashes = word_hashes(text)
         return {
-            "id": sample.id,
+            "id": plain(sample.id),
             "text": simhash(hashes),
             "words": len(hashes),
             "prints": [number for one in seen for number in one],
@@ -143,8 +143,7 @@ def signatures_folder(source: Source, name: str, cache: Path, scrubber: Scrubber
     """Where a source's signatures are kept."""
     files = ";".join(str(file.resolve()) for file in source.files)
     looked = scrubber and (scrubber.region or "any")
-    settings = getattr(source, "settings", "")
-    return kept_in(cache, name, f"{VERSION} {stamp(source)} {files} {len(source)} {settings} {looked}")
+    return kept_in(cache, name, f"{VERSION} {stamp(source)} {files} {len(source)} {looked}")
 
 
 def _read(name: str, source: Source, paths: Sequence[Path]) -> Signatures:

@@ -33,6 +33,10 @@ class Pictures(Protocol):
 class _Named:
     """What all kinds of pictures share."""
 
+    @property
+    def settings(self) -> str:
+        return ""
+
     def fetch(self, row: int) -> tuple[str, Any]:
         raise NotImplementedError
 
