@@ -178,6 +178,21 @@ def test_a_run_that_was_stopped_asks_only_what_is_left(tmp_path):
     assert other.replayed == 0
 
 
+def test_a_run_that_is_stopped_loses_no_more_than_a_batch(tmp_path):
+    """However many questions a call to the assistant has."""
+    seen = []
+
+    def answer(picture, text):
+        if len(seen) == 21:
+            raise KeyboardInterrupt
+        seen.append(text)
+        return "x"
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Remembered(Answerer(answer), FolderJournal(tmp_path), "a"), ("cell",), 30, blind=False, batch=4)
+    assert len(FolderJournal(tmp_path)) == 20
+
+
 def test_one_refused_question_loses_no_other():
     def answer(picture, text):
         if "total" in text.lower() or "amount" in text.lower():

@@ -34,14 +34,17 @@ class Remembered:
         self.replayed = 0
 
     def ask_many(self, pairs: list[tuple[Any, str]], /, *, max_tokens: int, batch: int) -> Sequence[Reply]:
-        """As the assistant's, which is asked what the journal hasn't got."""
+        """As the assistant's, which is asked what the journal hasn't got, ``batch`` by ``batch``: so many answers are
+        lost at most when the run is stopped.
+        """
         settings = {"max_new_tokens": max_tokens}
         keys = [entry_key(to_sample(question_messages(*pair)), settings, self._model) for pair in pairs]
         left = [i for i, key in enumerate(keys) if self._journal.get(key) is None]
         self.replayed += len(pairs) - len(left)
-        if left:
-            replies = self._assistant.ask_many([pairs[i] for i in left], max_tokens=max_tokens, batch=batch)
-            for i, reply in zip(left, replies, strict=True):
+        while left:
+            some, left = left[:batch], left[batch:]
+            replies = self._assistant.ask_many([pairs[i] for i in some], max_tokens=max_tokens, batch=batch)
+            for i, reply in zip(some, replies, strict=True):
                 self._journal.add(keys[i], {name: getattr(reply, name) for name in Kept.__dataclass_fields__})
         found = [self._journal.get(key) or {} for key in keys]
         return [Kept(**{name: one[name] for name in Kept.__dataclass_fields__}) for one in found]
