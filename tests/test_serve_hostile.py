@@ -302,6 +302,28 @@ def test_a_body_that_trickles_in_is_given_up(assistant):
         wait_until(lambda: served.server.admission.held == 0)
 
 
+@pytest.mark.parametrize("sent", [b"", b"POST /tokenize HTTP/1.1\r\nhost: 127"])
+def test_a_connection_without_a_request_is_closed(sent, assistant):
+    with running(assistant, ServeSettings(body_seconds=1.0)) as served, connected(served) as sock:
+        sock.sendall(head("/nowhere", 0))
+        assert b" 404 " in sock.recv(10_000)
+        sock.sendall(sent)  # the second request of a connection
+        with connected(served) as fresh:
+            fresh.sendall(sent)
+            assert fresh.recv(1000) == b""  # else it times out
+        assert not sent or sock.recv(1000) == b""
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="no limit of the system's")
+def test_a_client_that_takes_nothing_loses_its_connection(assistant):
+    with running(assistant, ServeSettings(body_seconds=1.0)) as served, connected(served) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        connections = served.server.server_state.connections
+        wait_until(lambda: len(connections) == 1)
+        sock.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 400)
+        wait_until(lambda: not connections, 20)
+
+
 def connected(served: Running) -> socket.socket:
     host, port = served.url.removeprefix("http://").split(":")
     return socket.create_connection((host, int(port)), timeout=20)

@@ -1,6 +1,9 @@
 """Run a server until it is told to stop, and let it finish what it has begun.
 
 SIGTERM ──> new requests get 503, /ready as well ──> running answers end, or ``drain`` seconds are over ──> exit
+
+There are only so many connections: one on which a request's head doesn't come is closed, and where the system can, one
+whose client takes nothing of what is sent.
 """
 
 from __future__ import annotations
@@ -9,12 +12,46 @@ import asyncio
 import socket
 import time
 from types import FrameType
+from typing import cast
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pumice.serve.admission import Admission
 from pumice.serve.settings import ServeSettings
 from pumice.types import PumiceError
+
+
+class Connection(H11Protocol):
+    """uvicorn's, which waits for a request's head without end; this one as long as for the body."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_head()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        """Count from its first byte, or for the first one from the connection's beginning."""
+        if self.conn.their_state is not h11.IDLE:
+            self._forget_head()
+        elif self._late is None:
+            admission = cast(Admission, self.config.app)
+            self._late = self.loop.call_later(admission.settings.body_seconds, self.transport.close)
+
+    def _forget_head(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 class Server(uvicorn.Server):
@@ -30,7 +67,7 @@ class Server(uvicorn.Server):
                 host=host,
                 port=port,
                 loop="asyncio",
-                http="h11",
+                http=Connection,
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -81,4 +118,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(server: Server, listening: socket.socket) -> None:
     """Serve until a signal, or `Server.stop`."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it
+        wait = server.admission.settings.body_seconds
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * wait))
     asyncio.run(server.serve([listening]))
