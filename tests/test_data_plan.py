@@ -19,6 +19,7 @@ from pumice.data.index import COLUMNS, Index
 from pumice.data.loading import step_batches
 from pumice.data.plan import best_fit, plan, shares
 from pumice.data.sources import open_source
+from pumice.train.checkpoint import checkpoints, load_training_state
 from pumice.train.dense import DenseHead
 from pumice.train.loop import Run, run_stage
 from pumice.train.objectives import OBJECTIVES, Learner, term_counts
@@ -196,6 +197,34 @@ def test_a_picture_that_breaks_after_the_index_is_left_out_and_named(made, root:
     lines = sorted((run.out / "skipped-0.txt").read_text().splitlines())
     assert [line.split(": ")[1] for line in lines] == ["a-1", "a-5"]
     assert all("c.png" in line for line in lines)
+
+
+def test_what_was_left_out_is_counted_and_named_over_stops_and_stages(made, root: Path):  # noqa: F811
+    chosen = stage(data={"a": 1.0}, batch=2, lr=RATES, log_every=1, heldout=0.3, eval_every=5)
+    run, feed = made(chosen)
+    for name in "bc":
+        data = (root / f"{name}.png").read_bytes()
+        (root / f"{name}.png").write_bytes(data[: len(data) - 30])
+    rows: list[dict] = []
+    run.report = lambda _, row, __: rows.append(row)
+    run.stop = lambda: len(rows) == 3
+    feed.held = feed.plan
+    run_stage(run, chosen, feed)
+    names = (run.out / "skipped-0.txt").read_text()
+    (saved,) = checkpoints(run.out / "checkpoints")
+    again, feed = made(chosen)
+    feed.held = feed.plan
+    again.report = run.report
+    load_training_state(saved, again.learner)
+    run_stage(again, chosen, feed, 3, saved)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert (rows[-1]["skipped"], rows[-1]["heldout_skipped"]) == (5, 5)
+    run_stage(again, dataclasses.replace(chosen, name="next"), made(chosen)[1])
+    lines = (run.out / "skipped-0.txt").read_text()
+    assert lines.startswith(names)
+    for what in ("s", "s, held out", "next"):
+        found = [line.split(": ")[1] for line in lines.splitlines() if line.startswith(f"{what}: ")]
+        assert sorted(found) == ["a-0", "a-1", "a-4", "a-5", "a-9"], what
 
 
 def test_cosine_falls_from_the_end_of_the_warmup():

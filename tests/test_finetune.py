@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -134,6 +135,26 @@ def test_training_ends_when_the_held_out_loss_no_longer_falls(made):
     assert rows[-1]["step"] < feed.steps
     (saved,) = checkpoints.checkpoints(run.out / "checkpoints")
     assert checkpoints.read_state(saved)["step"] == feed.steps  # the same command has nothing left to do
+
+
+def test_a_run_that_was_killed_counts_each_evaluation_once(made):
+    changes = {"batch": 10, "eval_every": 1, "patience": 3, "warmup": 1, "schedule": "wsd", "lr": {"lm": 0.3}}
+    run, feed, rows = made(**changes)
+    run_stage(run, run.stage, feed)
+    whole = [row["heldout"] for row in rows]
+    run, feed, rows = made(**changes)
+    run.out = run.out.with_name("killed")
+    run.stop = lambda: len(rows) == 1
+    run_stage(run, run.stage, feed)
+    (saved,) = checkpoints.checkpoints(run.out / "checkpoints")
+    for ends in (True, False):  # twice from the same checkpoint: the first time killed before the next one
+        run, feed, rows = made(**changes)
+        run.out = run.out.with_name("killed")
+        checkpoints.load_training_state(saved, run.learner)
+        run.report = (lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)) if ends else run.report
+        with pytest.raises(KeyboardInterrupt) if ends else contextlib.nullcontext():
+            run_stage(run, run.stage, feed, 1, saved)
+    assert [row["heldout"] for row in rows] == whole[1:]
 
 
 def test_the_score_asks_what_was_held_out(made, processor):

@@ -179,6 +179,37 @@ def test_a_loss_that_is_not_finite_names_step_and_samples_and_changes_nothing(ru
     assert not (made.out / "checkpoints").exists()
 
 
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_changes_anything(run):
+    made = run()
+    made.learner.model.newline.register_hook(lambda gradient: gradient * float("inf"))
+    before = deepcopy(made.learner.model.state_dict())
+    with pytest.raises(PumiceError, match=r"step 0: the gradient's norm is (nan|inf) .*samples answer-0 to answer-3"):
+        train_stage(made, stage(batch=4))
+    assert all(torch.equal(value, before[name]) for name, value in made.learner.model.state_dict().items())
+
+
+def test_another_optimizer_doesnt_go_on_with_moments_that_it_doesnt_know(run):
+    made = run()
+    train_stage(made, stage(steps=2, optimizer="muon"))
+    (saved,) = checkpoints.checkpoints(made.out / "checkpoints")
+    with pytest.raises(PumiceError, match="made with optimizer = muon, whose moments mean nothing to adamw"):
+        train_stage(run(), stage(steps=3), 2, saved)
+
+
+def test_a_stage_with_an_average_goes_on_for_longer_from_its_weights(run):
+    def trained(**changes) -> Run:
+        made = run(str(changes))
+        train_stage(made, stage(warmup=1, decay=0.0, ema=0.9, **changes))
+        return made
+
+    short = trained(steps=3)
+    (saved,) = checkpoints.checkpoints(short.out / "checkpoints")
+    checkpoints.load_training_state(saved, short.learner)
+    train_stage(short, stage(warmup=1, decay=0.0, ema=0.9, steps=6), 3, saved)
+    wanted = trained(steps=6).learner.model.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in short.learner.model.state_dict().items())
+
+
 def test_a_batch_moves_as_a_whole(run):
     moved = one_batch(run(), stage(), 0).to(torch.device("meta"))
     tensors = {name: value for name, value in vars(moved).items() if isinstance(value, torch.Tensor)}

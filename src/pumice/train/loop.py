@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +22,9 @@ import torch
 from pumice.config import Stage
 from pumice.data.feed import Feed
 from pumice.data.loading import steps_of
+from pumice.data.parts import plain
 from pumice.encode import Processor
-from pumice.train.checkpoint import load_optimizer, optimizer_state, training_state
+from pumice.train.checkpoint import load_optimizer, optimizer_state, read_state, training_state
 from pumice.train.metrics import Cost, Meter, peak_memory
 from pumice.train.objectives import OBJECTIVES, TERMS, Learner, Term, term_counts
 from pumice.train.optim import Optimizer, average, averaged, factor, freeze, make_optimizer, recompute, swap_averages
@@ -63,24 +64,31 @@ class Run:
 
 @dataclass
 class Watch:
-    """The lowest held-out loss so far, kept in a file so that a resumed run knows it."""
+    """What checkpoints say of a stage beside weights and moments: its lowest held-out loss, the evaluations since, and
+    how many samples were ``skipped`` and ``unusable`` before this process began.
+    """
 
-    path: Path
-    best: float = math.inf
+    best: float | None = None
     waited: int = 0
+    skipped: int = 0
+    unusable: int = 0
 
-    def __post_init__(self) -> None:
-        if self.path.is_file():
-            self.best, self.waited = json.loads(self.path.read_text())
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Watch:
+        """Go on from a checkpoint's state."""
+        return cls(**{key: state[key] for key in vars(cls()) if key in state})
+
+    def left_out(self, feed: Feed, world: World) -> dict[str, int]:
+        """Samples left out since the stage began, of all workers, who must all ask."""
+        skipped = self.skipped + sum(gather(len(feed.skipped), world))
+        return {"skipped": skipped, "unusable": self.unusable + len(feed.unusable)}
 
     def over(self, loss: float, patience: int, keep: Callable[[], None]) -> bool:
         """Note a loss, keep the weights if it is the lowest; whether ``patience`` evaluations went by without one."""
         self.waited += 1
-        if loss < self.best:
+        if self.best is None or loss < self.best:
             self.best, self.waited = loss, 0
             keep()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps([self.best, self.waited]))
         return self.waited >= patience
 
 
@@ -104,9 +112,10 @@ def run_stage(run: Run, stage: Stage, feed: Feed, start: int = 0, checkpoint: Pa
     trainable = freeze(learner, stage)
     recompute(learner, stage.gradient_checkpointing)
     optimizer = make_optimizer(trainable, stage)
+    watch = Watch()
     if checkpoint is not None:
-        load_optimizer(checkpoint, optimizer, trainable)
-    meter, saved, watch = Meter(), time.monotonic(), Watch(run.out / f"best-{stage.name}.json")
+        watch = _go_on(stage, checkpoint, optimizer, trainable)
+    meter, saved = Meter(), time.monotonic()
     reading = batches_of(run, stage, feed, range(start, feed.steps), run.loaders)
     for step in range(start, feed.steps):
         began = time.monotonic()
@@ -122,23 +131,42 @@ def run_stage(run: Run, stage: Stage, feed: Feed, start: int = 0, checkpoint: Pa
                 swap_averages(optimizer)
         figures, over = _measure(run, stage, feed, done, optimizer, watch)
         if done % stage.log_every == 0 or done == feed.steps or figures:
-            _log(run, stage, feed, done, meter, figures)
+            _log(run, stage, feed, done, meter, figures, watch)
             meter = Meter()
         run.tick(stage, done, feed.steps)
         if over:
             if stage.ema and done < feed.steps:
                 swap_averages(optimizer)
-            _save(run, stage, feed, feed.steps, optimizer, trainable)  # as done, or the same command began again
+            _save(run, stage, feed, feed.steps, optimizer, trainable, watch)  # as done, or the same command began again
             run.saver.wait()
             return
         run.stopped = any_worker(run.stop(), run.world)
         due = run.saver.failed or time.monotonic() - saved > stage.checkpoint_minutes * 60
         if any_worker(due, run.world) or done == feed.steps or run.stopped:
             saved = time.monotonic()
-            _save(run, stage, feed, done, optimizer, trainable)
+            _save(run, stage, feed, done, optimizer, trainable, watch)
         if run.stopped or done == feed.steps:
             run.saver.wait()
             return
+
+
+def _go_on(stage: Stage, checkpoint: Path, optimizer: Optimizer, trainable: dict[str, Any]) -> Watch:
+    """Restore the optimiser, and what is known of the stage.
+
+    Raises:
+        PumiceError: the checkpoint is another optimiser's, or can't be read.
+    """
+    state = read_state(checkpoint)
+    before = state.get("optimizer", stage.optimizer)
+    if before != stage.optimizer:
+        raise PumiceError(
+            f"{checkpoint}: made with optimizer = {before}, whose moments mean nothing to {stage.optimizer}; go on "
+            "with the former, or choose another --out"
+        )
+    load_optimizer(checkpoint, optimizer, trainable)
+    if state.get("averaged"):  # the stage had ended, and goes on for longer
+        swap_averages(optimizer)
+    return Watch.of(state)
 
 
 def train_step(
@@ -164,13 +192,15 @@ def train_step(
         terms = first if first is not None else _terms(run, stage, batch)
         loss = torch.stack([term.weight * term.total / max(counts[term.name], 1.0) for term in terms]).sum()
         if not math.isfinite(loss.item()):
-            raise _not_finite(run, stage, feed, step, loss.item())
+            raise _not_finite(run, stage, feed, step, f"the loss is {loss.item()}")
         loss.backward()
         for term in terms:
             term.total = term.total.detach()
         done += terms
     sum_gradients(parameters, run.world)
     norm, norms = clip_gradients(trainable, stage.clip, run.world)
+    if not math.isfinite(norm):
+        raise _not_finite(run, stage, feed, step, f"the gradient's norm is {norm}")
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor(stage, step, feed.steps)
     optimizer.step()
@@ -184,16 +214,16 @@ def _sum(counted: Sequence[Sequence[Term]], name: str) -> torch.Tensor:
     return torch.stack(found).sum() if found else torch.zeros((), dtype=torch.float64)
 
 
-def _not_finite(run: Run, stage: Stage, feed: Feed, step: int, loss: float) -> PumiceError:
-    """The error of a loss that isn't finite; the names of the step's samples are also written into the run's folder."""
+def _not_finite(run: Run, stage: Stage, feed: Feed, step: int, what: str) -> PumiceError:
+    """The error of a step that isn't finite; the names of its samples are also written into the run's folder."""
     packs = feed.packs(step, run.world.rank, run.world.size)
     names = [feed.name(number) for numbers in packs for number in numbers]
     path = run.out / f"not-finite-{run.world.rank}.txt"
     run.out.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(names) + "\n", encoding="utf-8")
-    shown = f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]
+    shown = f"{names[0]} to {names[-1]}" if len(names) > 1 else "".join(names) or "of other workers"
     return PumiceError(
-        f"stage {stage.name!r}, step {step}: the loss is {loss} on worker {run.world.rank}, among samples {shown} (all "
+        f"stage {stage.name!r}, step {step}: {what} on worker {run.world.rank}, among samples {shown} (all "
         f"in {path}); this step changed nothing, and the last checkpoint is good: lower the learning rate, or look at "
         "these samples"
     )
@@ -218,6 +248,11 @@ def _measure(
         return {}, False
     with averaged(optimizer) if stage.ema and done < feed.steps else nullcontext():
         figures = _heldout(run, stage, held)
+        if skipped := sum(gather(len(held.skipped), run.world)):
+            figures["heldout_skipped"] = skipped
+            _list(
+                run.out / f"skipped-{run.world.rank}.txt", [f"{stage.name}, held out: {text}" for text in held.skipped]
+            )
         return figures, bool(stage.patience) and watch.over(figures["heldout"], stage.patience, run.keep)
 
 
@@ -233,16 +268,12 @@ def _heldout(run: Run, stage: Stage, held: Feed) -> dict[str, Any]:
     return figures | {"heldout": round(meter.loss(stage.objective), 5)}
 
 
-def _log(run: Run, stage: Stage, feed: Feed, done: int, meter: Meter, figures: dict[str, Any]) -> None:
+def _log(run: Run, stage: Stage, feed: Feed, done: int, meter: Meter, figures: dict[str, Any], watch: Watch) -> None:
     """A row of the log, with the figures of all workers: the first one writes it and shows it."""
     row = {"stage": stage.name, "step": done, "pictures": feed.seen(done)}
     row |= meter.merge(run.world).row(run.peak) | {"memory_gib": peak_memory(run.world)} | figures
     row["lr"] = round(factor(stage, done - 1, feed.steps), 5)
-    skipped = sum(gather(len(feed.skipped), run.world))
-    if skipped:
-        row["skipped"] = skipped
-    if feed.unusable:
-        row["unusable"] = len(feed.unusable)
+    row |= {what: count for what, count in watch.left_out(feed, run.world).items() if count}
     _list(run.out / f"skipped-{run.world.rank}.txt", [f"{stage.name}: {text}" for text in feed.skipped])
     _list(run.out / f"unusable-{stage.name}.txt", feed.unusable if run.world.main else [])
     if run.log is not None:
@@ -252,17 +283,25 @@ def _log(run: Run, stage: Stage, feed: Feed, done: int, meter: Meter, figures: d
         run.report(stage, row, feed.steps)
 
 
-def _list(path: Path, lines: list[str]) -> None:
-    """Write what was left out, where anything was."""
-    if lines:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+def _list(path: Path, lines: Sequence[str]) -> None:
+    """Add what was left out to a file, each once: a run that goes on passes some steps again."""
+    if not lines:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = set(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else set()
+    new = dict.fromkeys(line for line in map(plain, lines) if line not in known)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in new)
 
 
-def _save(run: Run, stage: Stage, feed: Feed, done: int, optimizer: Optimizer, trainable: dict[str, Any]) -> None:
+def _save(
+    run: Run, stage: Stage, feed: Feed, done: int, optimizer: Optimizer, trainable: dict[str, Any], watch: Watch
+) -> None:
     """Begin a checkpoint, all workers together; where the one before it failed, its error is raised."""
     run.saves += 1
     state = {"stage": stage.name, "step": done, "saves": run.saves, "workers": run.world.size}
+    state |= {"optimizer": stage.optimizer, "averaged": stage.ema > 0 and done == feed.steps}
+    state |= vars(watch) | watch.left_out(feed, run.world)
     state |= {"feed": kept} if (kept := feed.state(done)) else {}
     tensors = training_state(run.learner) | optimizer_state(optimizer, trainable)
     run.saver.save(run.out / "checkpoints", run.world, tensors, state)
