@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -126,6 +129,27 @@ def test_a_server_may_be_asked_field_by_field(files, server, tmp_path):
     assert main(schema_command(files[:1], tmp_path, server, "--no-whole", "--batch", "1")) == 0
     (record,) = records(tmp_path / "out.jsonl")
     assert record["values"] == {"total": 1200.5, "paid": "Card", "tags": [1]}
+
+
+def test_nobody_waits_for_a_server_after_ctrl_c(files, server, tmp_path):
+    begun, over = threading.Event(), threading.Event()
+
+    def reply(number: int, body: dict[str, Any]) -> tuple[int, Any]:
+        begun.set()
+        over.wait(60)
+        return server.good(number, body)
+
+    server.reply = reply
+    command = [sys.executable, "-m", "pumice.cli", *schema_command(files[:1], tmp_path, server)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as run:
+        try:
+            assert begun.wait(120)
+            run.send_signal(signal.SIGINT)
+            assert run.wait(30) == 130
+        finally:
+            over.set()
+            run.kill()
+        assert not run.stderr.read()
 
 
 def test_a_server_that_is_busy_or_breaks_off_is_asked_again(files, server, tmp_path):

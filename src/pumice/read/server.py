@@ -13,8 +13,8 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from PIL import Image
@@ -55,11 +55,14 @@ class ServerAsker:
         self.digest = f"{self.url} {model}"
         self._settings: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": 0}
         self._logprobs = True
-        self._threads = ThreadPoolExecutor(batch, "pumice-read")
+        self._left: SimpleQueue[tuple[Media, Prompt, Done] | None] = SimpleQueue()
+        # Daemons, unlike a pool's threads: nobody waits for a server's answer when the run has ended.
+        for number in range(batch):
+            threading.Thread(target=self._work, name=f"pumice-read-{number}", daemon=True).start()
 
     def ask(self, media: Media, prompt: Prompt, done: Done) -> None:
         """Ask as soon as one of the ``batch`` is free."""
-        self._threads.submit(self._ask, media, prompt, done)
+        self._left.put((media, prompt, done))
 
     def find_boxes(self, media: Media, prompt: Prompt, answer: Answer, done: Done) -> None:
         done(PumiceError("a server doesn't say where it read an answer"))
@@ -67,7 +70,13 @@ class ServerAsker:
     def close(self) -> None:
         """Ask nothing more."""
         self._closed.set()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for _ in range(self.batch):
+            self._left.put(None)
+
+    def _work(self) -> None:
+        """Ask one after the other."""
+        while (asked := self._left.get()) is not None and not self._closed.is_set():
+            self._ask(*asked)
 
     def _ask(self, media: Media, prompt: Prompt, done: Done) -> None:
         try:
