@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+import resource
 import signal
 import subprocess
 import sys
@@ -281,6 +283,34 @@ def test_cells_that_a_spreadsheet_would_run_are_harmless(tmp_path):
     assert row[:14] == ["'=x.png", "", "'=HYPERLINK(\"x\")", "-12.50", "'@x", "'+41 79 1", "'\t=1", "'-1+cmd", "-3",
                         "12", "+5%", '["=1"]', "", "'=2"]  # fmt: skip
     assert (row[14], row[-1]) == ("0.5", "'-bad")
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_a_files_name_need_not_be_unicode(table, tmp_path, monkeypatch):
+    """Not on standard output, either, which a locale may have as strict UTF-8."""
+    record = {"file": "n\udcff\N{SNOWMAN}.png", "values": {"a": "\xe9"}, "confidence": {}}
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="")
+    monkeypatch.setattr(sys, "stdout", stream)
+    for path in (tmp_path / "records", None):
+        output = Output(path, [("a",)] if table else None)
+        output.write(record)
+        output.close()
+    stream.flush()
+    told = stream.buffer.getvalue().decode()
+    assert told == (tmp_path / "records").read_bytes().decode()
+    assert "n\\udcff\N{SNOWMAN}.png" in told
+    assert table or json.loads(told) == record
+
+
+def test_records_that_can_not_be_written_name_their_file(tmp_path):
+    output = Output(tmp_path / "t.jsonl")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, hard))
+    try:
+        with pytest.raises(PumiceError, match=r"t\.jsonl: can't be written \("):
+            output.write({"file": "a" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_one_engine_answers(files, model, tmp_path, monkeypatch):

@@ -163,7 +163,7 @@ def _report(tally: Tally, broken: int, args: argparse.Namespace) -> None:
     """Counts, and what failed, where they don't meet the records."""
     stream = sys.stderr if args.out is None else sys.stdout
     if args.json:
-        print(json.dumps({**tally.summary(), "broken_lines": broken}, ensure_ascii=False), file=stream)
+        print(json.dumps({**tally.summary(), "broken_lines": broken}), file=stream)
         return
     for error in tally.errors:
         print(f"failed: {error}", file=sys.stderr)

@@ -70,16 +70,28 @@ class Output:
             self._table.writerow(map(_cell, heads))
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append a record, whole."""
+        """Append a record, whole.
+
+        Raises:
+            PumiceError: the file can't be written, such as for want of space.
+        """
+        try:
+            self._append(record)
+            self._file.flush()
+        except OSError as error:
+            if self.path is None:  # a closed pipe is the command's matter
+                raise
+            raise PumiceError(f"{self.path}: can't be written ({error.strerror or error})") from None
+
+    def _append(self, record: Mapping[str, Any]) -> None:
         if self._table is None:
-            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._file.write(_unicode(json.dumps(record, ensure_ascii=False)) + "\n")
         else:
             values, confidence = record.get("values", {}), record.get("confidence", {})
             cells = [_value(values, steps) for steps in self._columns]
             sure = [confidence.get(label(steps)) for steps in self._columns]
             row = [record["file"], record.get("page"), *cells, *sure, record.get("error")]
             self._table.writerow(map(_cell, row))
-        self._file.flush()
 
     def publish(self) -> None:
         """Put the new file in the place of an earlier one; later records go on into it."""
@@ -97,10 +109,14 @@ class Output:
 
 def _open(path: Path) -> TextIO:
     try:
-        # Names of files needn't be Unicode; what JSON then has for a byte is an escape of its own.
-        return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+        return path.open("w", encoding="utf-8", newline="")
     except OSError as error:
         raise PumiceError(f"{path}: can't be written ({error.strerror or error})") from None
+
+
+def _unicode(text: str) -> str:
+    r"""Names of files needn't be Unicode: a byte that isn't becomes \udcff, which JSON reads as Python's own form."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _value(values: Any, steps: Steps) -> Any:
@@ -111,4 +127,5 @@ def _value(values: Any, steps: Steps) -> Any:
 
 def _cell(value: Any) -> str:
     text = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = _unicode(text)
     return f"'{text}" if text.startswith(_RUNS) and not _NUMBER.fullmatch(text) else text
