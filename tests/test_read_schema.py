@@ -194,6 +194,13 @@ def test_a_reference_that_goes_round_or_nowhere_ends():
     assert [prompt.at for prompt in Fields(schema, "s").prompts] == [("a",), ("b",), ("c",)]
 
 
+def test_the_page_itself_may_be_a_reference():
+    """As pydantic writes a model that refers to itself."""
+    node = {"type": "object", "properties": {"name": {"type": "string"}, "count": {"type": "integer"}}}
+    for schema in ({"$defs": {"Node": node}, "$ref": "#/$defs/Node"}, {"allOf": [node]}):
+        assert [prompt.text for prompt in Fields(schema, "s").prompts] == ["What is the name?", "What is the count?"]
+
+
 @pytest.mark.parametrize("pattern", ["^a+$", "a|b$", "^a|b$", "[0-9]{3}", "^x", r"y\$", "(a|b)c"])
 def test_a_patterns_whole_line_matches_the_pattern(pattern):
     words = ["".join(word) for n in range(1, 4) for word in itertools.product("abcxy0$", repeat=n)]

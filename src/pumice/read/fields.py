@@ -52,7 +52,7 @@ class Fields:
 
     def __init__(self, schema: dict[str, Any], name: str) -> None:
         self._validator = validator(schema, name)
-        found = list(_fields(schema, schema, (), ""))
+        found = list(_fields(resolve(schema, schema)[0], schema, (), ""))
         if not found:
             raise PumiceError(f"{name}: it names no properties that could be asked for one by one; see --whole")
         self._fields = {field.prompt: field for field in found}
