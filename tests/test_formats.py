@@ -11,8 +11,13 @@ import pytest
 import torch
 from hf_models import FAMILIES, make_model, make_processor, make_tokenizer, noise, save_folder
 from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken
 
 import pumice
+from pumice.encode import encode
+from pumice.engine.runner import complete
+from pumice.formats.own import save_own
+from pumice.messages import to_sample
 from pumice.types import PumiceError
 
 SIZES = [
@@ -88,6 +93,26 @@ def test_greedy_answers_are_those_of_transformers(folders, family):
             ids = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         answer = assistant.chat(messages, max_tokens=12)
         assert answer.text == processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def test_every_end_that_the_checkpoint_names_ends_an_answer(copy):
+    """Its own stop, and further ones of generation_config.json where they are special tokens."""
+    messages = conversation([noise(0, (90, 60))], "Describe it.")
+    assistant = pumice.load(str(copy), dtype="float32")
+    (stop,) = assistant.processor.stop_ids  # the 2 that transformers writes is a default of Llama's, here a letter
+    prompt = encode(to_sample(messages), assistant.processor, prompt=True)
+    ids = complete(assistant.model, [prompt], [stop], 12)[0].ids
+    third = next(token for token in ids[2:] if token not in ids[:2])
+    tokenizer = assistant.processor.tokenizer
+    tokenizer.add_tokens([AddedToken(tokenizer.convert_ids_to_tokens(third), special=True)], special_tokens=True)
+    tokenizer.save_pretrained(copy)
+    edit_json(copy / "generation_config.json", eos_token_id=[stop, third], _from_model_config=False)
+    opened = pumice.load(str(copy), dtype="float32")
+    assert opened.processor.stop_ids == (stop, third)
+    answer = opened.chat(messages, max_tokens=12)
+    assert (answer.finish, answer.tokens) == ("stop", ids.index(third))
+    save_own(opened, copy / "own")
+    assert pumice.load(str(copy / "own"), dtype="float32").processor.stop_ids == (stop, third)
 
 
 LAYOUTS = {

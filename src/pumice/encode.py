@@ -36,7 +36,8 @@ class Processor:
     LLaVA-NeXT). Otherwise ``several`` lays out each of them (OneVision, and LLaVA-NeXT as it was trained: one padded
     view a picture). Pages of a PDF count as pictures, videos don't. ``video`` lays out videos; a model that has never
     seen one gets `default_video`. With ``cut`` a sample of more than ``max_tokens`` is cut at the right, as the
-    originals train, instead of refused; a picture is never cut in two.
+    originals train, instead of refused; a picture is never cut in two. ``ends`` are token ids that end an answer beside
+    the template's own stop.
 
     Raises:
         PumiceError: the policies disagree on the tile's pixels or tokens.
@@ -51,6 +52,7 @@ class Processor:
     several: Policy | None = None
     video: VideoPolicy | None = None
     cut: bool = False
+    ends: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         tile, side = self.policy.tile, self.policy.side
@@ -64,7 +66,7 @@ class Processor:
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Token ids that end an answer."""
-        return tuple(tokenize(self.tokenizer, self.template.stop, markup=True)[-1:])
+        return tuple(dict.fromkeys((*tokenize(self.tokenizer, self.template.stop, markup=True)[-1:], *self.ends)))
 
     @cached_property
     def joints(self) -> Joints:

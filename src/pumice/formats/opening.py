@@ -28,6 +28,8 @@ from pumice.model.towers import tower_class
 from pumice.templates import Template, get_template
 from pumice.types import PumiceError
 
+GENERATION = "generation_config.json"
+
 
 def open_checkpoint(
     folder: Path,
@@ -44,6 +46,8 @@ def open_checkpoint(
     description = describe(folder)
     dtype = dtype or auto_dtype(device)
     model = build(description, own_names(read_folder(folder, dtype), folder), dtype, tower, folder)
+    if (folder / GENERATION).is_file():
+        model.lm.generation_config = generation(folder)
     return Assistant(model.to(device), make_processor(folder, description, template), folder.name)
 
 
@@ -188,7 +192,36 @@ def make_processor(folder: Path, description: Description, template: str | None 
         max_tokens=description.lm.max_position_embeddings,
         several=description.several,
         video=description.sizes.video,
+        ends=end_ids(folder, description.lm.eos_token_id, tokenizer),
     )
+
+
+def generation(folder: Path) -> Any:
+    """transformers' settings of generation in a folder.
+
+    Raises:
+        PumiceError: the file can't be read.
+    """
+    from transformers import GenerationConfig
+
+    from pumice.model.backbones import quiet
+
+    try:
+        with quiet():  # it would warn of settings for sampling where none is done, as published files have
+            return GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise PumiceError(f"{folder / GENERATION}: not readable ({' '.join(str(error).split())[:200]})") from None
+
+
+def end_ids(folder: Path, default: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Token ids that end an answer in transformers' `generate`: the folder's settings', or the config's ``default``.
+
+    An id that isn't of a special token came from another vocabulary's default, and is left out.
+    """
+    path = folder / GENERATION
+    found = read_section(path).values.get("eos_token_id", default) if path.is_file() else default
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return tuple(end for end in (found if isinstance(found, list) else [found]) if type(end) is int and end in special)
 
 
 def open_tokenizer(folder: Path) -> Any:

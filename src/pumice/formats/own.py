@@ -41,7 +41,6 @@ UNSAVED = ("architectures", "auto_map", "dtype", "transformers_version", "_name_
 """Fields of transformers' configs that say where a part came from, not what it is."""
 OPENED = ("is_local", "local_files_only")
 """What transformers notes in a tokenizer's settings about how it was opened."""
-GENERATION = "generation_config.json"
 
 
 def is_own(folder: Path) -> bool:
@@ -83,7 +82,7 @@ def save_model(model: AssistantModel, processor: Processor, out: Path) -> None:
             (folder / JINJA).write_bytes(processor.template.source.encode())
         known = getattr(model.lm, "generation_config", None)
         if known is not None and not known._from_model_config:
-            known.to_json_file(folder / GENERATION, use_diff=True, keys_to_pop=["compile_config"])
+            known.to_json_file(folder / opening.GENERATION, use_diff=True, keys_to_pop=["compile_config"])
         save_torch_state_dict(weights, folder, max_shard_size=SHARD)
 
 
@@ -108,8 +107,8 @@ def open_own(
         model = assemble(config, weights, dtype or auto_dtype(device))
     except PumiceError as error:
         raise PumiceError(f"{folder}: {error}") from None
-    if (folder / GENERATION).is_file():
-        model.lm.generation_config = _generation(folder)
+    if (folder / opening.GENERATION).is_file():
+        model.lm.generation_config = opening.generation(folder)
     return with_template(Assistant(model.to(device), _processor(folder, config), folder.name), template)
 
 
@@ -200,15 +199,6 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
 # opening
 
 
-def _generation(folder: Path) -> Any:
-    from transformers import GenerationConfig
-
-    try:
-        return GenerationConfig.from_pretrained(folder)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise PumiceError(f"{folder / GENERATION}: not readable ({' '.join(str(error).split())[:200]})") from None
-
-
 def _processor(folder: Path, config: OwnConfig) -> Processor:
     with quiet():  # transformers would say that it doesn't know the type of the config beside the tokenizer
         tokenizer = opening.open_tokenizer(folder)
@@ -221,6 +211,7 @@ def _processor(folder: Path, config: OwnConfig) -> Processor:
         max_tokens=config.max_tokens,
         several=config.several,
         video=config.video,
+        ends=opening.end_ids(folder, config.text_config.get("eos_token_id"), tokenizer),
     )
 
 
