@@ -123,7 +123,8 @@ def test_redirects_are_followed_checked_and_counted():
     assert reached == [(PUBLIC, 80), ("8.8.8.8", 443)]
     body, _ = hop("http://a.example/1", names, answering(moved("/2"), found(b"abc")))
     assert body == b"abc"
-    for where, words in (("file:///etc/passwd", "expected an http"), ("http://a.example:22/", "port 22")):
+    places = {"file:///etc/passwd": "expected an http", "http://a.example:22/": "port 22", "//[": "not a well-formed"}
+    for where, words in places.items():
         with pytest.raises(ApiError, match=words):
             hop("http://a.example/", names, answering(moved(where)))
     with pytest.raises(ApiError, match="more than 3 redirects"):

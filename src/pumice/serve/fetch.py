@@ -30,6 +30,7 @@ REDIRECTS = (301, 302, 303, 307, 308)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL = ipaddress.ip_network("2000::/3")  # all that is assigned of IPv6's public addresses
 FAILED = "the picture couldn't be fetched; send it as a data: URI instead"
+MALFORMED = "not a well-formed address"
 
 
 class Target(NamedTuple):
@@ -73,7 +74,7 @@ class Fetcher:
                     found = await self._hop(parse(url, where), where)
                     if isinstance(found, bytes):
                         return found
-                    url = urljoin(url, found)
+                    url = _joined(url, found, where)
         except TimeoutError:
             raise refused(f"fetching it takes more than {self.remote.seconds:g} seconds", where) from None
         except (OSError, UnicodeError, h11.ProtocolError):
@@ -94,6 +95,14 @@ class Fetcher:
             writer.close()
 
 
+def _joined(url: str, location: str, where: str) -> str:
+    """Where a redirect leads."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise refused(MALFORMED, where) from None
+
+
 def refused(message: str, where: str) -> ApiError:
     """A 400 about an address."""
     return invalid(message, where, "remote_media_refused")
@@ -110,7 +119,7 @@ def parse(url: str, where: str) -> Target:
         host, port = parts.hostname or "", parts.port
         host = host.encode("idna").decode("ascii").lower().rstrip(".") if not host.isascii() else host.rstrip(".")
     except (ValueError, UnicodeError):
-        raise refused("not a well-formed address", where) from None
+        raise refused(MALFORMED, where) from None
     if parts.scheme not in PORTS or not host or parts.username is not None or parts.password is not None:
         raise refused("expected an http or https address without a user name, or a data: URI", where)
     if port not in (None, PORTS[parts.scheme]):
