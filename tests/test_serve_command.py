@@ -46,6 +46,14 @@ def test_a_new_key_is_only_stored_as_its_hash(tmp_path, capsys):
         new_key(path, 'a"\n[[key]]')
 
 
+@pytest.mark.parametrize("text", ["", "# none left\n", "[[key]]\nname = 'a'\nsha256 = '" + "0" * 64 + "'"])
+def test_a_new_key_goes_into_a_file_without_keys_or_without_a_last_line_s_end(tmp_path, text):
+    path = tmp_path / "keys.toml"
+    path.write_text(text)
+    key = new_key(path, "b")
+    assert read_keys(path).find(f"Bearer {key}").name == "b"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -131,6 +139,8 @@ def test_a_taken_port_is_said_before_a_model_is_opened(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["serve", "no-such-model", "--port", str(taken.getsockname()[1])]) == 2
     assert "choose another --host or --port" in capsys.readouterr().err
+    assert main(["serve", "no-such-model", "--port", "99999"]) == 2
+    assert "at most 65535" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -120,13 +120,20 @@ def read_keys(path: Path) -> Keys:
     Raises:
         PumiceError: it can't be read, or a key isn't well formed.
     """
+    callers = _callers(path)
+    if not callers:
+        raise PumiceError(f"{path}: no key; pumice serve --new-key NAME --api-keys {path} makes one")
+    return Keys(callers)
+
+
+def _callers(path: Path) -> list[Caller]:
     try:
         tables = tomllib.loads(path.read_text("utf-8")).get("key", [])
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise PumiceError(f"{path}: {getattr(error, 'strerror', None) or error}; expected a file of API keys") from None
-    if not isinstance(tables, list) or not tables:
-        raise PumiceError(f"{path}: no key; pumice serve --new-key NAME --api-keys {path} makes one")
-    return Keys([_caller(table, f"{path}: key {number}") for number, table in enumerate(tables, 1)])
+    if not isinstance(tables, list):
+        raise PumiceError(f"{path}: no key, but key = {tables!r}; expected tables [[key]]")
+    return [_caller(table, f"{path}: key {number}") for number, table in enumerate(tables, 1)]
 
 
 def _caller(table: Any, where: str) -> Caller:
@@ -150,10 +157,13 @@ def new_key(path: Path, name: str) -> str:
     """
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
         raise PumiceError(f"--new-key {name!r}: expected up to 64 letters, digits, dots, underscores and hyphens")
-    if path.exists() and any(caller.name == name for caller in read_keys(path).callers):
+    if path.exists() and any(caller.name == name for caller in _callers(path)):
         raise PumiceError(f"{path}: there is a key {name!r} already; choose another name, or delete its table")
     key = "pm-" + secrets.token_urlsafe(32)
     text = f'[[key]]\nname = "{name}"\nsha256 = "{hashlib.sha256(key.encode()).hexdigest()}"\n'
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8") as file:
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "a+", encoding="utf-8") as file:
+        file.seek(0)
+        before = file.read()
+        file.write("\n" if before and not before.endswith("\n") else "")
         file.write(text + "requests_per_minute = 0  # 0: no limit\nconcurrent = 0\n\n")
     return key

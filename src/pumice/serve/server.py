@@ -105,6 +105,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         PumiceError: the address is taken, or isn't this machine's.
     """
+    if not 0 <= port < 2**16:  # the system would take its last 16 bits
+        raise PumiceError(f"port {port}; expected at most 65535")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         made = socket.socket(family, kind)
