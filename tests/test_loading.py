@@ -67,6 +67,36 @@ def test_what_a_loader_could_not_decode_is_counted_once(made, root: Path):  # no
     assert sorted(line.split(": ")[0] for line in feed.skipped) == ["a-1", "a-5"]
 
 
+def test_a_worker_of_which_nothing_can_be_decoded_takes_part_in_every_pass(made, root: Path):  # noqa: F811
+    _, feed = made(stage(data={"a": 1.0}, batch=2))
+    whole = {number: feed.read([number]) for number in range(10)}
+    shared = [feed.packs(step, rank, 2)[0] for step in range(5) for rank in range(2)]
+    step = next(step for step in range(5) if whole[shared[2 * step][0]][0].layouts)
+    for name in "abcd":
+        data = (root / f"{name}.png").read_bytes()
+        (root / f"{name}.png").write_bytes(data[: len(data) - 30])
+    for rank in range(2):
+        feed.skipped.clear()
+        mine, other = (feed.read(shared[2 * step + r]) for r in (rank, 1 - rank))
+        feed.skipped.clear()
+        batches = step_batches(feed, step, rank, 2, even=True)
+        assert len(batches) == bool(mine or other)
+        assert all(mine or not batch.supervised for batch in batches)
+        assert len(feed.skipped) == (not mine)
+
+
+def test_an_error_in_a_loader_is_one_line(made, monkeypatch):  # noqa: F811
+    from pumice.data import loading
+
+    def fail(*_):
+        raise PumiceError("stage 's': 100 draws in a row are too large")
+
+    _, feed = made(stage(data={"a": 1.0}, batch=5))
+    monkeypatch.setattr(loading, "step_batches", fail)
+    with pytest.raises(PumiceError, match=r"^stage 's': 100 draws in a row are too large$"):
+        list(steps_of(feed, range(2), 0, 1, loaders=1))
+
+
 def test_a_loader_that_is_killed_is_an_error(made, monkeypatch):  # noqa: F811
     from pumice.data import loading
 

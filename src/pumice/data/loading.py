@@ -45,13 +45,25 @@ def step_batches(
     batches = [pack(documents) for documents in read if documents]
     if even:
         most = max(len(feed.packs(step, other, size)) for other in range(size))
-        if len(batches) < most:
-            numbers = (packs[0][:1] for r in range(size) if (packs := feed.packs(step, r, size)))
-            spare = batches[0] if batches else pack(feed.read(next(numbers)))
+        spare = batches[0] if batches else _spare(feed, step, size)
+        if len(batches) < most and spare is not None:
             none = ((),) * len(spare.layouts)
             idle = replace(spare, labels=torch.full_like(spare.labels, IGNORE), glyphs=none, things=none)
             batches += [idle] * (most - len(batches))
     return [finish(batch) for batch in batches] if finish else batches
+
+
+def _spare(feed: Feed, step: int, size: int) -> Batch | None:
+    """The first sample of a step that can be decoded; None where none can, which all workers find."""
+    before = len(feed.skipped)
+    try:
+        for rank in range(size):
+            for number in (number for numbers in feed.packs(step, rank, size) for number in numbers):
+                if read := feed.read([number]):
+                    return pack(read)
+        return None
+    finally:
+        del feed.skipped[before:]  # whose share they are in counts them
 
 
 class _Steps(Dataset[Step]):
@@ -78,7 +90,7 @@ def steps_of(
     What couldn't be decoded is added to ``feed.skipped`` when its step is given out.
 
     Raises:
-        PumiceError: a loader died (out of memory, or killed).
+        PumiceError: a loader died (out of memory, or killed), or what reading raises.
     """
     source = _Steps(feed, rank, size, even, finish)
     if not loaders:
@@ -100,6 +112,8 @@ def steps_of(
         for step in loader:
             feed.skipped.extend(step.skipped)
             yield step.batches
+    except PumiceError as error:  # behind the loader's traceback
+        raise PumiceError(str(error).rpartition("PumiceError: ")[2].strip()) from None
     except RuntimeError as error:
         if "exited unexpectedly" not in str(error):
             raise
