@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hf_models import FAMILIES, make_model, make_processor, make_tokenizer, noise, save_folder
+from hf_models import CHAT, FAMILIES, make_model, make_processor, make_tokenizer, noise, save_folder
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
 
@@ -268,6 +269,50 @@ def test_the_size_in_a_preprocessor_is_read_in_every_form(folders, tmp_path, siz
         (tmp_path / path.name).write_bytes(path.read_bytes())
     edit_json(tmp_path / "preprocessor_config.json", size=size, do_center_crop=mode == "crop")
     assert pumice.load(str(tmp_path), dtype="float32").processor.policy.mode == mode
+
+
+@pytest.mark.parametrize(
+    "index", ["[]", '{"weight_map": {"a": [1]}}', '{"weight_map": {"a": 1, "b": "x"}}', "[" * 50_000]
+)
+def test_what_is_no_index_of_weights_is_one_error(copy, index):
+    (copy / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(PumiceError, match=r"index.json: (not an index of weights|names files)"):
+        pumice.load(str(copy), dtype="float32")
+
+
+def test_nested_json_and_deviations_of_nothing_are_one_error(copy):
+    edit_json(copy / "preprocessor_config.json", image_std=[0.2, 0, 0.2])
+    with pytest.raises(PumiceError, match=r"image_std = \[0.2, 0, 0.2\]; expected numbers above 0"):
+        pumice.load(str(copy), dtype="float32")
+    (copy / "config.json").write_text('{"a":' * 50_000)
+    with pytest.raises(PumiceError, match=r"config.json: not readable as JSON"):
+        pumice.load(str(copy), dtype="float32")
+
+
+def test_a_device_that_is_not_there_is_one_error(copy):
+    with pytest.raises(PumiceError, match="device 'cuda:99': "):
+        pumice.load(str(copy), device="cuda:99")
+
+
+def test_of_several_chat_templates_the_default_is_taken(copy):
+    (copy / "chat_template.jinja").unlink()
+    edit_json(
+        copy / "tokenizer_config.json",
+        chat_template=[{"name": "default", "template": CHAT}, {"name": "tool_use", "template": "x"}],
+    )
+    opened = pumice.load(str(copy), dtype="float32")
+    assert opened.ask([], "What is it?", max_tokens=2).prompt_tokens > len("What is it?")
+
+
+def test_transformers_does_not_warn_of_originals(folders, tmp_path, caplog):
+    write_original(tmp_path, folders("next")[0], "next", True)
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        pumice.load(str(tmp_path), dtype="float32")
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not caplog.messages
 
 
 def test_files_that_cannot_be_trusted_are_refused(copy):

@@ -71,7 +71,8 @@ def _open(
     chosen = None if dtype == "auto" else getattr(torch, dtype)
     try:
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    except RuntimeError as error:
+        torch.empty(0, device=place)  # a known device may be missing here; torch without CUDA fails an assertion
+    except (RuntimeError, AssertionError) as error:
         raise PumiceError(f"device {device!r}: {error}") from None
     folder = Path(name).expanduser()
     run = is_run(folder)

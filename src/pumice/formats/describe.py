@@ -169,4 +169,6 @@ def _triple(values: dict[str, Any], key: str, default: tuple[float, float, float
         return default
     if not isinstance(found, list) or len(found) != 3 or not all(isinstance(x, int | float) for x in found):
         raise PumiceError(f"preprocessor_config.json: {key} = {found!r}; expected three numbers")
+    if key == "image_std" and not all(x > 0 for x in found):
+        raise PumiceError(f"preprocessor_config.json: {key} = {found!r}; expected numbers above 0")
     return (float(found[0]), float(found[1]), float(found[2]))

@@ -101,8 +101,7 @@ def convert(
     Raises:
         PumiceError: weights that the class lacks or that it alone has, or of another shape: all of them are listed.
     """
-    with quiet():  # it would warn that transformers doesn't know the original's model_type
-        tokenizer = open_tokenizer(source)
+    tokenizer = open_tokenizer(source)
     ids = add_tokens(tokenizer, kind)
     settled = settle(weights, kind, description)
     if EMBEDDINGS not in settled:

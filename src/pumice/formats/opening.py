@@ -22,6 +22,7 @@ from pumice.formats.keys import left_out, recognise, to_own
 from pumice.formats.section import read_section
 from pumice.formats.shards import read_folder
 from pumice.model.assistant import AssistantModel
+from pumice.model.backbones import other_shapes, quiet
 from pumice.model.build import auto_dtype, cast
 from pumice.model.connectors import MlpConnector
 from pumice.model.towers import tower_class
@@ -155,8 +156,6 @@ def load_lm(config: Any, state: dict[str, Tensor], dtype: torch.dtype) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    from pumice.model.backbones import other_shapes, quiet
-
     kind: Any = AutoModelForCausalLM._model_mapping[type(config)]
     with quiet():
         try:
@@ -204,8 +203,6 @@ def generation(folder: Path) -> Any:
     """
     from transformers import GenerationConfig
 
-    from pumice.model.backbones import quiet
-
     try:
         with quiet():  # it would warn of settings for sampling where none is done, as published files have
             return GenerationConfig.from_pretrained(folder)
@@ -233,7 +230,8 @@ def open_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        with quiet():  # it would say that it doesn't know the type of an original's config, or of our own
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers and tokenizers raise whatever a damaged file makes them stumble over
         raise PumiceError(f"{folder}: no tokenizer that can be read ({' '.join(str(error).split())[:200]})") from None
 
@@ -253,10 +251,12 @@ def find_template(folder: Path, description: Description, tokenizer: Any) -> Tem
     for name in ("chat_template.json", "processor_config.json"):
         if (folder / name).is_file():
             source = read_section(folder / name).values.get("chat_template")
-            if source:
+            if isinstance(source, str) and source:
                 return JinjaTemplate(source, tokenizer)
-    if tokenizer.chat_template:
-        return JinjaTemplate(tokenizer.chat_template, tokenizer)
+    found = tokenizer.chat_template  # some have several, by name: one for tools beside the default
+    source = found.get("default") if isinstance(found, dict) else found
+    if source:
+        return JinjaTemplate(source, tokenizer)
     raise PumiceError(f"{folder}: no chat template; pass one of pumice.templates.TEMPLATES as template=")
 
 

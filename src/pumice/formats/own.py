@@ -27,7 +27,6 @@ from pumice.formats.folders import new_folder
 from pumice.formats.own_weights import assemble, compare, read_weights, shapes, stored
 from pumice.formats.section import Section, read_section
 from pumice.model.assistant import AssistantModel
-from pumice.model.backbones import quiet
 from pumice.model.build import auto_dtype
 from pumice.model.connectors import CONNECTORS
 from pumice.model.towers import TOWERS
@@ -200,8 +199,7 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def _processor(folder: Path, config: OwnConfig) -> Processor:
-    with quiet():  # transformers would say that it doesn't know the type of the config beside the tokenizer
-        tokenizer = opening.open_tokenizer(folder)
+    tokenizer = opening.open_tokenizer(folder)
     return Processor(
         tokenizer=tokenizer,
         template=_template(folder, config, tokenizer),

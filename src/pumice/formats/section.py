@@ -98,7 +98,7 @@ def read_section(path: Path) -> Section:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PumiceError(f"{path}: not readable as JSON: {error}") from error
     if not isinstance(data, dict):
         raise PumiceError(f"{path}: expected a JSON object, found {type(data).__name__}")

@@ -39,7 +39,7 @@ def weight_files(folder: Path) -> list[Path]:
 def _indexed(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise PumiceError(f"{index}: not an index of weights ({error!r})") from None
     # A name with a folder in it could point anywhere on the disk.
     strange = [name for name in names if not isinstance(name, str) or Path(name).name != name]
