@@ -274,6 +274,23 @@ def test_responses_with_a_schema(served):
     assert set(json.loads(answer.output_text)) == {"a"}
 
 
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({"input": "word " * 2000}, "input"),
+        ({"input": "x", "max_output_tokens": 5000}, "input"),
+        ({"input": "x", "text": {"format": {"type": "json_object", "a": 1}}}, "text.format.a"),
+        ({"input": "x", "text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
+        ({"input": "x", "text": {"format": {"type": "json_schema", "schema": {"type": "b"}}}}, "text.format"),
+    ],
+)
+def test_errors_of_responses_name_their_own_fields(served, given, param):
+    with pytest.raises(openai.BadRequestError) as caught:
+        served.client().responses.create(model="tiny", **given)
+    assert caught.value.param == param
+    assert caught.value.body["message"].startswith(f"{param}: ")
+
+
 def test_models(served):
     found = served.client().models.list().data
     assert [model.id for model in found] == ["tiny", "other"]

@@ -29,7 +29,7 @@ from pumice.serve.media import Opener
 from pumice.serve.metrics import Metrics
 from pumice.serve.openapi import describe, errors_of
 from pumice.serve.parts import Said, read_messages
-from pumice.serve.responses import ResponseAnswer, messages_of
+from pumice.serve.responses import ResponseAnswer, messages_of, own_names
 from pumice.serve.schemas import (
     ChatRequest,
     CountRequest,
@@ -135,13 +135,14 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     @app.post("/v1/responses", **errors_of(ResponseRequest, stream=True))
     async def responses(request: Request) -> Response:
         note, ask = request.scope["note"], read_body(await request.body(), ResponseRequest)
-        sampling = response_sampling(ask, settings)
-        said = read_messages(messages_of(ask), settings.media, settings.max_media, "input")
-        if ask.instructions:
-            said.insert(0, Said("system", (ask.instructions,)))
-        answers = Answers(await service.prompt(ask.model, said, note), sampling, 1, service.opener, service.metrics)
-        made = ResponseAnswer(answers, ask, sampling.logprobs is not None)
-        return await _respond(service, note, answers, made, ask.stream)
+        with own_names():
+            sampling = response_sampling(ask, settings)
+            said = read_messages(messages_of(ask), settings.media, settings.max_media, "input")
+            if ask.instructions:
+                said.insert(0, Said("system", (ask.instructions,)))
+            answers = Answers(await service.prompt(ask.model, said, note), sampling, 1, service.opener, service.metrics)
+            made = ResponseAnswer(answers, ask, sampling.logprobs is not None)
+            return await _respond(service, note, answers, made, ask.stream)
 
     @app.post("/tokenize", **errors_of(CountRequest))
     async def tokenize(request: Request) -> Response:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from pumice.engine.request import Outcome, Token
@@ -12,6 +13,23 @@ from pumice.serve.answers import Answers, Event
 from pumice.serve.chat import sse, token_json
 from pumice.serve.errors import ApiError, from_error, invalid
 from pumice.serve.schemas import ResponseRequest
+
+FIELDS = {
+    "messages": "input",
+    "response_format": "text.format",
+    "text.format.json_schema.schema": "text.format.schema",
+}
+"""Fields of chat completions, as responses call them."""
+
+
+@contextlib.contextmanager
+def own_names() -> Iterator[None]:
+    """Errors inside name a response's fields."""
+    try:
+        yield
+    except ApiError as error:
+        error.param = error.param and FIELDS.get(error.param, error.param)
+        raise
 
 
 def messages_of(ask: ResponseRequest) -> list[Any]:
