@@ -298,6 +298,12 @@ def test_times_of_different_machines_are_named(four, tmp_path):
         ("m --suite docvqa --baseline a.json", "--baseline"),
         ("m --suite docvqa --weights int8", "--weights"),
         ("m --suite smoke --cost", "--suite smoke"),
+        ("m --tasks read --batch 2", "--batch is about lmms-eval's tasks"),
+        ("m --data folder", "--data is about"),
+        ("m --suite smoke --include folder", "--include is about"),
+        ("--frontier a.json b.json --reader", "not --reader"),
+        ("--frontier a.json b.json --weights int8", "not --weights"),
+        ("--frontier a.json b.json --batch 2", "not --batch"),
     ],
 )
 @pytest.mark.usefixtures("four")

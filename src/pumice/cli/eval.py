@@ -48,7 +48,7 @@ pumice eval http://localhost:8000/v1 --suite docvqa,ocrbench -n 100""",
         "--out", type=Path, metavar="DIR", help="folder of results, answers and journal (with "
         "--suite by default scores/ and the model's name); the same command again asks only what is left",
     )  # fmt: skip
-    parser.add_argument("--batch", type=positive, default=8, metavar="N", help="with --suite: questions at a time")
+    parser.add_argument("--batch", type=positive, metavar="N", help="with --suite: questions at a time (default: 8)")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="with --suite: folder of cord_instruct.jsonl or parsing_bench.jsonl"
     )
@@ -79,10 +79,13 @@ def eval_command(args: argparse.Namespace) -> int:
         return _frontier(args)
     if args.model is None:
         raise PumiceError("the following arguments are required: MODEL, or --frontier with files (see --help)")
+    if args.suite not in ("embedded", "smoke"):
+        return _eval_public(args)
+    for name in ("batch", "data", "include"):
+        if getattr(args, name) is not None:
+            raise PumiceError(f"--{name} is about lmms-eval's tasks: it goes with --suite llava15, docvqa and so on")
     if args.suite == "smoke":
         return _smoke(args)
-    if args.suite != "embedded":
-        return _eval_public(args)
     tasks = [task.strip() for task in args.tasks.split(",") if task.strip()] if args.tasks is not None else None
     if tasks == []:
         raise PumiceError("--tasks is empty; expected names with commas between them")
@@ -137,7 +140,11 @@ def _check_writable(args: argparse.Namespace) -> None:
 
 
 def _frontier(args: argparse.Namespace) -> int:
-    given = {"MODEL": args.model, "--tasks": args.tasks, "-n": args.n, "--baseline": args.baseline, "--out": args.out}
+    given = {
+        "MODEL": args.model, "--tasks": args.tasks, "-n": args.n, "--baseline": args.baseline, "--out": args.out,
+        "--batch": args.batch, "--data": args.data, "--include": args.include, "--weights": args.weights or None,
+        "--reader": args.reader or None,
+    }  # fmt: skip
     beside = [name for name, value in given.items() if value is not None]
     if beside or args.cost or args.no_blind or args.suite != "embedded":
         other = (beside or ["--cost, --no-blind or --suite"])[0]
@@ -164,5 +171,5 @@ def _eval_public(args: argparse.Namespace) -> int:
 
     runner.check_installed()  # before torch is imported
     out = args.out or Path("scores") / (Path(args.model).name or "model")
-    options = runner.Options(out, args.batch, args.n, args.data, args.include, args.cost)
+    options = runner.Options(out, args.batch or 8, args.n, args.data, args.include, args.cost)
     return runner.main(args.model, names, options)
