@@ -379,6 +379,21 @@ def test_a_wrong_record_is_named(tmp_path, line, message):
         user_tasks.prepare(tmp_path / "out", tmp_path / "out2")
 
 
+def test_a_users_file_may_have_a_byte_order_mark_and_any_text(tmp_path):
+    data = user_files(tmp_path / "user")
+    path = data / "cord_instruct.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[0]["question"] = "One\N{LINE SEPARATOR}two\N{NEXT LINE}three"
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\r\n" for record in records)
+    path.write_bytes(text.encode("utf-8-sig"))
+    user_tasks.prepare(data, tmp_path / "out")
+    with (tmp_path / "out" / path.name).open(encoding="utf-8") as file:
+        assert [json.loads(line)["question"] for line in file] == [record["question"] for record in records]
+    path.write_bytes(text.encode("utf-16"))
+    with pytest.raises(PumiceError, match=r"cord_instruct\.jsonl: not UTF-8 text"):
+        user_tasks.prepare(data, tmp_path / "out")
+
+
 def test_numbers_are_those_of_the_task_or_of_its_parts():
     single = {"results": {"t": {"alias": "t", "em,none": 0.5, "em_stderr,none": 0.1, "submission,none": None}}}
     assert outcomes.scores_of(single, "t", ()) == {"em": 0.5}

@@ -54,8 +54,7 @@ def prepare(folder: Path, out: Path) -> list[str]:
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
         path = folder / f"{name}.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines()
-        records = [_record(line, path, number, name) for number, line in enumerate(lines, 1) if line.strip()]
+        records = [_record(line, path, number, name) for number, line in enumerate(_lines(path), 1) if line.strip()]
         if not records:
             raise PumiceError(f"{path}: empty; expected a record a line")
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
@@ -63,6 +62,14 @@ def prepare(folder: Path, out: Path) -> list[str]:
         source = files("pumice.eval.public").joinpath("tasks", f"{name}.yaml")
         (out / f"{name}.yaml").write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     return names
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        # Not splitlines: a text of JSON may hold U+2028 and other signs that end a line elsewhere.
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise PumiceError(f"{path}: not UTF-8 text") from None
 
 
 def _record(line: str, path: Path, number: int, name: str) -> dict[str, Any]:
