@@ -137,6 +137,11 @@ def test_overrides():
         ("stages.read.objective=reed", r"expected one of read, align, answer, found string \"reed\""),
         ("stages.read=3", r"stages.read: expected a table, found int 3"),
         ("stages=3", r"stages: expected tables such as \[stages.read\]"),
+        ("stages.answer={patience = 3, eval_every = 0}", r"stages.answer.patience: nothing is measured to wait for"),
+        (
+            "stages.read={patience = 3, eval_every = 9}",
+            r"read.patience: the next stage would begin with the last",
+        ),
         ("stages.answer.lr.lm=0", r"stages.answer.lora: lr.lm is 0"),
         ("model.lm=''", r"model.lm: expected a string that isn't empty"),
         ("model.layout.preset=POKET", r"model.layout.preset: expected one of LLAVA_15"),

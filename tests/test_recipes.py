@@ -184,14 +184,29 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     overrides = [*stand_in(load_recipe(path), tmp_path), "stages.align=false"]
     train(load_recipe(path, overrides), out, World(), tmp_path / "data")
     assert list((out / "checkpoints").iterdir())
-    with pytest.raises(PumiceError, match="another model or seed"):
+    with pytest.raises(PumiceError, match="holds a run of another seed"):
         train(load_recipe(path, [*overrides, "seed=7"]), out, World(), tmp_path / "data")
+    begun = [f'start="{out / "model"}"', 'start_modules=["tower"]']
+    with pytest.raises(PumiceError, match="holds a run of another start, start_modules"):
+        train(load_recipe(path, [*overrides, *begun]), out, World(), tmp_path / "data")
     kept = (out / "log.jsonl").read_text()
     (out / "recipe.toml").unlink()
     with pytest.raises(PumiceError, match=r"checkpoints, but no recipe\.toml"):
         train(load_recipe(path, overrides), out, World(), tmp_path / "data")
     assert not (out / "recipe.toml").exists()
     assert (out / "log.jsonl").read_text() == kept
+
+
+def test_what_a_later_stage_lacks_is_said_before_the_first_one_trains(tmp_path):
+    path, out = RECIPES / "elva-160m.toml", tmp_path / "run"
+    overrides = stand_in(load_recipe(path), tmp_path)
+    (tmp_path / "data" / "llava_v1_5_mix665k.json").unlink()
+    with pytest.raises(PumiceError, match=r"\[data.mix_665k\]: .* doesn't exist"):
+        train(load_recipe(path, overrides), out, World(), tmp_path / "data")
+    assert not (out / "checkpoints").exists()
+    patient = ["stages.instruct=false", "stages.align.patience=2", "stages.align.eval_every=1"]
+    with pytest.raises(PumiceError, match="'align': patience waits for a held-out loss, and no sample is held out"):
+        train(load_recipe(path, [*overrides, *patient, "stages.align.heldout=1e-4"]), out, World(), tmp_path / "data")
 
 
 def test_towers_of_other_seeds_go_on_from_the_shipped_one_alone():

@@ -422,6 +422,27 @@ def test_two_workers_learn_what_one_learns_and_one_goes_on(tmp_path):
     assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(alone, changed, strict=True))
 
 
+def test_a_signal_to_the_command_reaches_its_workers(tmp_path):
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    launcher = tmp_path / "launcher.sh"
+    launcher.write_text(f"#!/bin/sh\ntrap 'touch {tmp_path}/told; exit 1' TERM\ntouch {tmp_path}/up\nread held\n")
+    launcher.chmod(0o755)
+    script = "import sys; from pumice.train import run; sys.executable = sys.argv[1]; run._spawn(2)"
+    command = subprocess.Popen(
+        [sys.executable, "-c", script, str(launcher)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "up").exists():
+        assert command.poll() is None
+        time.sleep(0.1)
+    command.send_signal(signal.SIGTERM)
+    assert "the same command continues from the last checkpoint" in command.communicate(timeout=60)[1]
+    assert (tmp_path / "told").exists()
+
+
 @pytest.mark.slow
 def test_the_command_trains_with_two_workers_and_goes_on(tmp_path):
     import subprocess

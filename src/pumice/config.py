@@ -202,8 +202,8 @@ class Stage:
     reader        a reader's lines beside the rendered pages (reader/teach.py)
     heldout       share of every source that isn't trained on but measured at every evaluation; rendered pictures have a
                   split of their own
-    patience      evaluations without a lower held-out loss after which the stage ends, and its best weights count; 0 is
-                  never
+    patience      of the last stage: evaluations without a lower held-out loss after which it ends, and its best weights
+                  count; 0 is never
     checkpoint_minutes  time between checkpoints; log_every, eval_every in steps, 0 is never
     """
 

@@ -52,6 +52,10 @@ class RecipeReader(toml.Reader):
         elif recipe.start != "parts":
             raise self.error(("start",), "model.checkpoint brings its own weights: leave start out")
         self.low_rank(recipe.stages)
+        for stage in recipe.stages[:-1]:
+            if stage.patience:
+                why = "the next stage would begin with the last weights and not with the best; make it two runs"
+                raise self.error(("stages", stage.name, "patience"), why)
         for stage in recipe.stages:
             if recipe.parallel == "shard" and stage.lora and stage.lora.quantize:
                 raise self.error(("stages", stage.name, "lora", "quantize"), "parallel = shard can't cut 4-bit weights")
@@ -133,6 +137,8 @@ class RecipeReader(toml.Reader):
             raise self.error((*key, "stream"), "a stream needs steps, and has no heldout: its end isn't known before")
         if (stage.batch > 0) == (stage.batch_tokens > 0) or (drawn and not stage.batch):
             raise self.error((*key, "batch"), "expected a number of samples, or batch_tokens in its place")
+        if stage.patience and not (stage.eval_every and (stage.heldout or drawn)):
+            raise self.error((*key, "patience"), "nothing is measured to wait for; set eval_every and heldout")
         for module, name in LOW_RANK.items():
             if getattr(stage, name) and not stage.lr.get(module):
                 raise self.error((*key, name), f"lr.{module} is 0: set it above 0, or {name} = false")

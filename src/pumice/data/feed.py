@@ -21,7 +21,7 @@ from pumice.data.plan import Plan, heldout_plan, plan
 from pumice.data.pool import Where
 from pumice.data.reading import ReadingSource
 from pumice.data.render.registry import DRAWN
-from pumice.data.sources import Source, open_source
+from pumice.data.sources import Source, find_source, open_source
 from pumice.data.stream import StreamPlan
 from pumice.encode import Processor, encode
 from pumice.templates import get_template
@@ -136,6 +136,16 @@ def stage_processor(processor: Processor, stage: Stage) -> Processor:
 def rendered(stage: Stage) -> bool:
     """Whether a stage draws some of its samples."""
     return any(stage.data.get(kind) for kind in DRAWN)
+
+
+def check_sources(recipe: Recipe, stages: Sequence[Stage], root: Path) -> None:
+    """See that the sources of all stages are there, before the first one trains for days.
+
+    Raises:
+        PumiceError: one isn't.
+    """
+    for name in sorted({name for stage in stages for name in stage.data if name in recipe.data}):
+        find_source(name, recipe.data[name], root)
 
 
 def open_sources(recipe: Recipe, stage: Stage, processor: Processor, root: Path) -> dict[str, Source]:

@@ -49,11 +49,21 @@ def open_source(name: str, config: DataConfig, root: Path, seed: int = 0) -> Sou
     Raises:
         PumiceError: it isn't there (with where it is published), or isn't of its form.
     """
+    path = find_source(name, config, root)
+    return FORMATS[config.format](name, path, open_store(config.media, root), config.sampling, seed)
+
+
+def find_source(name: str, config: DataConfig, root: Path) -> Path:
+    """The file or folder of a source.
+
+    Raises:
+        PumiceError: it isn't there.
+    """
     path = root / Path(config.path).expanduser()
     if not path.exists():
         hint = f"; it is published at {config.url}" if config.url else ""
         raise PumiceError(f"[data.{name}]: {path} doesn't exist{hint} (--data or PUMICE_DATA is the data root)")
-    return FORMATS[config.format](name, path, open_store(config.media, root), config.sampling, seed)
+    return path
 
 
 @dataclass

@@ -21,7 +21,7 @@ import torch
 from pumice.config import ModelConfig, Recipe, Stage, load_recipe, resolved
 from pumice.cores import threads_of, usable_cores
 from pumice.data.drawn import check_drawn
-from pumice.data.feed import Feed, open_feed
+from pumice.data.feed import Feed, check_sources, open_feed
 from pumice.encode import Processor
 from pumice.model.build import auto_dtype, build_model, build_processor
 from pumice.plan.recipe import sizes_of
@@ -61,7 +61,8 @@ def main(
     ``loaders`` processes a worker read ahead; by default as many as `reading_ahead` says. ``track`` names trackers.
 
     Raises:
-        PumiceError: a faulty recipe, or ``out`` holds a run of another model or seed, or checkpoints without a recipe.
+        PumiceError: a faulty recipe, or ``out`` holds a run of another model, seed or start, or checkpoints without a
+            recipe.
     """
     recipe = load_recipe(recipe_path, list(overrides))
     if workers > 1 and "WORLD_SIZE" not in os.environ:
@@ -82,6 +83,7 @@ def _spawn(workers: int) -> None:
     ]
     # fmt: on
     process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": str(threads_of(workers))})
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())  # or the workers would go on alone
     try:
         code = process.wait()
     except KeyboardInterrupt:
@@ -119,6 +121,7 @@ def train(
     _claim(recipe, out, world)
     learner, found, state = _begin(recipe, out, world)
     first = [stage.name for stage in recipe.stages].index(state["stage"])
+    check_sources(recipe, recipe.stages[first:], data)
     processor, dtype = build_processor(recipe.model), precision(recipe, world.device)
     if recipe.parallel == "shard" and world.size > 1:
         _share_out(recipe, learner, world, dtype)
@@ -139,6 +142,10 @@ def train(
             begin = state["step"] if position == first else 0
             need_lora(recipe, learner, position)
             feed = open_stage(recipe, stage, processor, data, world, view_cost)
+            if stage.patience and feed.heldout() is None:
+                raise PumiceError(
+                    f"stage {stage.name!r}: patience waits for a held-out loss, and no sample is held out"
+                )
 
             def keep(position: int = position) -> None:
                 if world.main:
@@ -260,8 +267,10 @@ def _claim(recipe: Recipe, out: Path, world: World) -> None:
     path = out / "recipe.toml"
     if path.exists():
         before = load_recipe(path)
-        if before.model != recipe.model or before.seed != recipe.seed:
-            raise PumiceError(f"{out} holds a run of another model or seed (see {path}); choose another --out")
+        same = ("model", "seed", "start", "start_modules", "start_folded")
+        other = [name for name in same if getattr(before, name) != getattr(recipe, name)]
+        if other:
+            raise PumiceError(f"{out} holds a run of another {', '.join(other)} (see {path}); choose another --out")
     elif checkpoints(out / "checkpoints"):
         raise PumiceError(f"{out} holds checkpoints, but no recipe.toml that says what made them; choose another --out")
     path.write_text(resolved(recipe))

@@ -57,16 +57,16 @@ def describe(rng: random.Random, split: Split) -> tuple[Chart, Rendered]:
     size = (224, 224) if rng.random() < 0.8 else rng.choice(((448, 224), (448, 448), (336, 224), (336, 336)))
     look = rng.choice(LOOKS[split])
     while True:
-        chart = _chart(rng, split, size, look)
+        chart = make_chart(rng, split, size, look)
         page = Sheet(size, sheet.pick_theme(rng, 0.05), rng)
         if chart is not None and plots.draw(page, chart):
-            questions = _questions(rng, chart) + _series_questions(rng, chart)
+            questions = questions_on(rng, chart) + _series_questions(rng, chart)
             if len(questions) >= 4:
                 return chart, page.finish("chart", sheet.choose(rng, questions, rng.randint(4, 8)))
 
 
-def _chart(rng: random.Random, split: Split, size: tuple[int, int], look: Look) -> Chart | None:
-    """Numbers for the look, or None when the drawn ones would make a poor chart of that sort."""
+def make_chart(rng: random.Random, split: Split, size: tuple[int, int], look: Look) -> Chart | None:
+    """A chart of the look, or None when the numbers that were drawn would make a poor one of that sort."""
     two = look.sort in ("bars", "line") and rng.random() < (0.5 if size[0] > 300 else 0.2)
     most = {"bars": 5, "rows": 7, "line": 6, "pie": 5}[look.sort] + (3 if size[0] > 300 and look.sort != "pie" else 0)
     numbers = facts.numbers(rng, split, rng.randint(2 if look.sort == "bars" else 3, most), 2 if two else 1)
@@ -94,7 +94,7 @@ def _chart(rng: random.Random, split: Split, size: tuple[int, int], look: Look) 
     )
 
 
-def _questions(rng: random.Random, chart: Chart) -> list[Question]:
+def questions_on(rng: random.Random, chart: Chart) -> list[Question]:
     """Questions about one series: highest and lowest, comparisons, values, how many, the title."""
     table, out = chart.numbers, []
     if chart.title:
