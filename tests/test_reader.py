@@ -19,12 +19,13 @@ from test_pdf import pdf
 import pumice
 from pumice import cli
 from pumice.assistant import Assistant
+from pumice.data.render import charts, records
 from pumice.evidence import evidence
 from pumice.journal import model_hash
 from pumice.messages import question_messages, to_sample
 from pumice.model.weights import save_delta
 from pumice.reader import ocr, weights
-from pumice.reader.lines import gaps, rows, shorten, table, write
+from pumice.reader.lines import charted, gaps, rows, shorten, table, write
 from pumice.reader.noise import recognise
 from pumice.reader.reader import HEAD, Reader, Reading, beside, block
 from pumice.tokens import tokenize
@@ -84,6 +85,65 @@ def test_what_only_looks_like_a_table_stays_as_it_is():
     )
     assert write(pairs) == ["Item | Price", "Tea | 3"]  # two columns need no names
     assert table(rows(TABLE)[1:2]) == []
+
+
+BARS = page(
+    (0, (20, "Visitors")),
+    (20, (0, "300")),
+    (26, (83, "280")),
+    (60, (0, "200")),
+    (66, (32, "190")),
+    (100, (0, "100")),
+    (106, (135, "70")),
+    (140, (0, "0")),
+    (160, (30, "Anna"), (80, "Bert"), (130, "Carl")),
+)
+
+
+def test_values_over_bars_join_their_labels():
+    said = [text for text in write(BARS) if text]
+    assert said == ["Visitors", "300", "200", "100", "0", "Anna: 190 | Bert: 280 | Carl: 70"]
+    two = [one for one in BARS if one[1] not in ("Carl", "70")]
+    assert write(two)[-1] == "Anna: 190 | Bert: 280"
+    assert "Anna | Bert" in write([*two, line(30, 200, "Source: a book")])  # two beside each other, by chance
+
+
+def test_values_that_might_be_another_s_stay_where_they_are():
+    def last(lines):
+        return [text for text in write(lines) if text][-1]
+
+    assert last([one for one in BARS if one[1] != "70"]) == "Anna | Bert | Carl"
+    assert last([*BARS, line(32, 80, "50")]) == "Anna | Bert | Carl"
+    level = page((0, (32, "190"), (83, "280"), (135, "70")), (60, (30, "Anna"), (80, "Bert"), (130, "Carl")))
+    assert last(level) == "Anna | Bert | Carl"
+    beside = page(
+        *((20 * i, (0, "Anna"), (60 + 20 * i, f"{i}0")) for i in range(3)), (60, (60, "0"), (80, "5"), (100, "9"))
+    )
+    assert last(beside) == "0 | 5 | 9"  # bars that lie over an axis
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_drawn_charts_are_written_with_their_values(split):
+    """Upright bars, lines and stems with printed values, most of which stand at heights of their own."""
+    seen = found = 0
+    for seed in range(60):
+        chart, drawn = charts.describe(random.Random(f"written {seed}"), split)
+        cells = [cell for text in write(drawn.lines) for cell in text.split(" | ")]
+        pairs = [f"{label}: {chart.show(i)}" for i, label in enumerate(chart.numbers.labels)]
+        if chart.labels and chart.look.sort in ("bars", "line"):
+            seen += 1
+            found += set(pairs) <= set(cells)
+        elif not chart.labels:
+            assert not set(pairs) & set(cells)
+    assert seen > 8
+    assert found > 0.8 * seen
+
+
+@pytest.mark.parametrize("kind", ["receipt", "form", "table"])
+def test_other_pages_have_no_bars(kind):
+    for seed in range(30):
+        found = rows(getattr(records, kind)(random.Random(f"no bars {seed}"), "heldout").lines)
+        assert charted(found) == found
 
 
 def test_an_empty_line_stands_where_more_room_is_left():

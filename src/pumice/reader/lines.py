@@ -1,6 +1,6 @@
 """Recognised lines as text that a small language model reads well.
 
-    (box, text)* ──rows──> cells of each row, left to right ──tables: each cell says its column──> text, a row a line
+    (box, text)* ──rows──> cells of each row ──charts, tables: each cell says its bar or column──> text, a row a line
 
 Only boxes and texts go in; where they come from (an OCR engine, or the renderers in training) makes no difference.
 """
@@ -22,6 +22,8 @@ BETWEEN = " | "
 """Between the cells of a row."""
 LEAST_COLUMNS, LEAST_ROWS = 3, 2
 """A table has so many columns, and rows under its header: of two columns each row says all by itself."""
+NEAR = 0.35
+"""A value stands over a label of a chart where their middles are nearer than this share of the labels' distance."""
 _NUMBER = re.compile(r"[^A-Za-z]*\d[^A-Za-z]*")
 
 
@@ -30,9 +32,9 @@ def write(lines: Sequence[Line]) -> list[str]:
 
     What stands beside each other is one line, with BETWEEN between its cells. In a table each cell of a row begins with
     its column's header ("Lions | Wins: 12 | Losses: 4"), so that nobody has to count columns. An empty line stands
-    where more room than usual is left between rows.
+    where more room than usual is left between rows. Values over the bars of a chart follow their labels ("May: 12").
     """
-    found = rows(lines)
+    found = charted(rows(lines))
     texts = ["" for _ in found]
     done = 0
     while done < len(found):
@@ -63,6 +65,30 @@ def rows(lines: Sequence[Line]) -> list[Row]:
         else:
             found.append([(box, text)])
     return [sorted(row, key=lambda line: line[0][0]) for row in found]
+
+
+def charted(found: Sequence[Row]) -> list[Row]:
+    """Rows in which values that stand over a row of labels, at heights of their own, have joined their labels.
+
+    So bars, points and stems are labelled: where a value stands says whose it is, which text alone wouldn't.
+    """
+    for place in range(len(found) - 1, 0, -1):
+        labels, above = found[place], [row for row in found[:place] if all(_kind(row))]
+        fewest = LEAST_COLUMNS if place < len(found) - 1 else 2  # the last row is most likely that of an axis
+        if len(labels) < fewest or len(above) < 2:
+            continue
+        near = NEAR * min(_centre(two[0]) - _centre(one[0]) for one, two in pairwise(labels))
+        over = [
+            [value for row in above for value in row if abs(_centre(value[0]) - _centre(label[0])) < near]
+            for label in labels
+        ]
+        values = [value for values in over for value in values]
+        if any(len(values) != 1 for values in over) or any(all(value in row for value in values) for row in above):
+            continue  # a table, which has several numbers in a column, or a row of numbers over another
+        joined = [(box, f"{text}: {value}") for (box, text), (_, value) in zip(labels, values, strict=True)]
+        left = [[line for line in row if line not in values] for row in found[:place]]
+        return [row for row in left if row] + [joined, *found[place + 1 :]]
+    return list(found)
 
 
 def table(following: Sequence[Row]) -> list[list[int]]:
@@ -131,3 +157,7 @@ def shorten(texts: Sequence[str], limit: int, count: Callable[[str], int]) -> tu
 
 def _middle(box: Box) -> float:
     return (box[1] + box[3]) / 2
+
+
+def _centre(box: Box) -> float:
+    return (box[0] + box[2]) / 2
