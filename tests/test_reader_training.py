@@ -85,6 +85,24 @@ def test_lines_in_any_arrangement_stand_without_a_picture():
     assert draw(MIXTURE, 0, "train", 3, 0.0).glyphs
 
 
+def test_charts_in_lines_say_what_is_asked_and_drawn_ones_keep_their_picture():
+    config = ReaderConfig(blind=1.0, arranged=1.0)
+    tasks = []
+    for index in range(40):
+        rendered = draw({"charts": 1.0}, 0, "train", index, 1.0)
+        media, (text, _) = first(teach(rendered, config, f"x{index}"))
+        assert not media
+        assert text.startswith(HEAD)
+        printed = "\n".join(line for _, line in rendered.lines)
+        tasks += [question.task for question in rendered.questions]
+        named = [q for q in rendered.questions if q.task in ("chart_extreme", "chart_value")]
+        assert all(question.answer in printed for question in named)
+        media, _ = first(teach(draw({"charts": 1.0}, 0, "train", index, 0.0), config, f"x{index}"))
+        assert media
+    compared = [task for task in tasks if task in ("chart_extreme", "chart_compare")]
+    assert 0.5 < len(compared) / len(tasks) < 0.9
+
+
 def test_arrangements_have_prices_on_either_side_and_blocks_in_any_order():
     price_first, total_first = [], []
     for seed in range(120):

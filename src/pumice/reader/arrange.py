@@ -1,6 +1,7 @@
-"""Receipts and forms as lines of text alone, in arrangements drawn at random: to learn what a line is by what it says.
+"""Receipts, forms and charts as lines of text alone, in arrangements drawn at random: to learn what a line is by what
+it says.
 
-rng, split ──> what a receipt or form says ──Manner──> blocks of rows, in any order ──> lines with boxes, no picture
+rng, split ──> what a page says ──Manner──> blocks of rows, in any order ──> lines with boxes, no picture
 
 The renderers' layouts of training are few, and a small language model learns them: that goods come before the total,
 that a value follows its label. Here nearly nothing is fixed. Labels stand before, after, above or under their values,
@@ -17,7 +18,7 @@ from typing import Literal, TypeVar
 
 from PIL import Image
 
-from pumice.data.render import absent, forms, receipts, records, sheet
+from pumice.data.render import absent, charts, forms, plots, receipts, records, sheet
 from pumice.data.render.fonts import Split
 from pumice.data.render.form_fields import KINDS
 from pumice.data.render.page import Question, Rendered
@@ -134,6 +135,46 @@ def form(rng: random.Random, split: Split) -> Rendered:
     lines = _set(rng, [_apart(rng, block) for block in (title, [row for cell in cells for row in cell], foot)])
     asked = sheet.choose(rng, forms.questions_on(rng, shown), rng.randint(3, 8))
     return _more(rng, "form", lines, asked, [], absent.on_form(rng, shown))
+
+
+def chart(rng: random.Random, split: Split) -> Rendered:
+    """A chart with printed values: its labels with their values, a title or none, and often an axis.
+
+    Half of its questions are for the highest and lowest and for comparisons: a small language model, which reads the
+    values, doesn't see which of them is the largest before it has been taught.
+    """
+    rng = sheet.stream(rng, f"chart lines {split}")
+    drawn = None
+    while drawn is None or not drawn.labels:
+        drawn = charts.make_chart(rng, split, rng.choice(((224, 224), (448, 224))), rng.choice(charts.LOOKS[split]))
+    pairs = [(label, drawn.show(i)) for i, label in enumerate(drawn.numbers.labels)]
+    lead: list[Row] = [
+        (0.5, ((text, *LEFT),)) for text in (drawn.title, drawn.numbers.columns[0] * drawn.caption) if text
+    ]
+    block = _in_a_row(pairs) if rng.random() < 0.4 else _list(rng, pairs)
+    axis: list[Row] = []
+    if not drawn.shares and rng.random() < 0.5:
+        ticks = [f"{tick:g}" for tick in plots.ticks(drawn.highest, rng.randint(3, 6))]
+        rising: list[Row] = [(0.8, ((tick, *LEFT),)) for tick in reversed(ticks)]
+        axis = rising if rng.random() < 0.6 else [(0.8, tuple((t, k / len(ticks), 0.0) for k, t in enumerate(ticks)))]
+    order = [lead, axis, block] if rng.random() < 0.6 else [lead, block, axis]
+    asked = charts.questions_on(rng, drawn)
+    compared = [question for question in asked if question.task in ("chart_extreme", "chart_compare")]
+    others = [question for question in asked if question not in compared and question.task != "read"]
+    chosen = sheet.choose(rng, compared, rng.randint(3, 7)) + sheet.choose(rng, others, rng.randint(1, 3))
+    missing = absent.in_chart(rng, split, drawn.numbers.key, drawn.numbers.labels) if rng.random() < 0.4 else []
+    return _more(rng, "chart", _set(rng, [_apart(rng, rows) for rows in order]), chosen, [], missing)
+
+
+def _in_a_row(pairs: Sequence[tuple[str, str]]) -> list[Row]:
+    """Pairs beside each other, as `lines.charted` writes them."""
+    return [(0.5, tuple((f"{label}: {value}", k / len(pairs), 0.0) for k, (label, value) in enumerate(pairs)))]
+
+
+def _list(rng: random.Random, pairs: Sequence[tuple[str, str]]) -> list[Row]:
+    """A pair below the other, in a manner."""
+    manner = draw_manner(rng, ("", "", "", ":"), 0.15)
+    return [row for pair in pairs for row in manner.rows(*pair)]
 
 
 def _in_pairs(cells: Sequence[list[Row]]) -> list[list[Row]]:

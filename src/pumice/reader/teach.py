@@ -28,7 +28,7 @@ ASKED: dict[str, Renderer] = {
     "charts": records.chart,
 }
 """Kinds of pages that are also asked for all that they say, and for what they don't."""
-ARRANGED: dict[str, Renderer] = {"receipts": arrange.receipt, "forms": arrange.form}
+ARRANGED: dict[str, Renderer] = {"receipts": arrange.receipt, "forms": arrange.form, "charts": arrange.chart}
 """Kinds that are also lines without a picture."""
 LONG = ("read", "form_json", "table_data", "chart_data")
 """Tasks whose answers repeat the page: that is learned soon, and takes as long as many questions."""
@@ -39,7 +39,7 @@ LONG_SHARE = 0.2
 def draw(mixture: Mapping[str, float], seed: int, split: Split, index: int, arranged: float = 0.0) -> Rendered:
     """Picture number ``index`` of a mixture {kind: weight}, with few of its long questions.
 
-    The share ``arranged`` of receipts and forms are lines alone, without a picture.
+    The share ``arranged`` of receipts, forms and charts are lines alone, without a picture.
     """
     rng = random.Random(f"reader-{seed}-{split}-{index}")
     kinds = sorted(mixture)
@@ -53,12 +53,14 @@ def draw(mixture: Mapping[str, float], seed: int, split: Split, index: int, arra
 
 def teach(rendered: Rendered, config: ReaderConfig, id: str) -> Sample:
     """The page's conversation with its text in the first turn; without the picture, or without the text, in the shares
-    that the stage asks for. Which of them follows from ``id``.
+    that the stage asks for. Which of them follows from ``id``. A chart that was drawn keeps its picture: what isn't
+    printed in it, its text doesn't say.
     """
     rng = random.Random(f"reader-{id}")
     sample = to_sample(rendered, id)
     text = block("\n".join(write(recognise(rendered.lines, rng))))
-    blind = bool(text) and (not rendered.glyphs or rng.random() < config.blind)
+    may_go = not rendered.glyphs or (rendered.kind != "chart" and rng.random() < config.blind)
+    blind = bool(text) and may_go
     if not blind and rng.random() < config.bare:
         text = ""
     first = sample.turns[0]
