@@ -31,8 +31,11 @@ def main() -> None:
     except PumiceError as error:
         raise SystemExit(f"demo: {error}") from None
     Console().print(table(results))
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(build(results, MODEL), encoding="utf8")
+    try:
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(build(results, MODEL), encoding="utf8")
+    except OSError as error:
+        raise SystemExit(f"demo: {PAGE}: can't be written ({error.strerror or error})") from None
     print(f"The same with the pictures: {PAGE}")
 
 
