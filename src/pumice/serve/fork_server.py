@@ -55,7 +55,12 @@ class ForkServer:
         with theirs:
             # -P: the folder in which the server was started isn't searched for modules
             command = [sys.executable, "-P", "-m", "pumice.serve.fork_server", str(theirs.fileno())]
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the server alone
+            )
         self._socket = ours
 
     def _end(self) -> None:
@@ -76,7 +81,7 @@ def main(number: int) -> None:
     """The fork server itself: fork for every socket that comes, until the server is no more."""
     from pumice.serve import decode_worker
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # systemd tells all of a service: it ends when the server has
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     with socket.socket(fileno=number) as server:
         while True:
