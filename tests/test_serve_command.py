@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import signal
@@ -14,12 +15,19 @@ import sys
 import httpx
 import pytest
 from conftest import tiny_model
-from serve_client import make_assistant, running, wait_until
+from serve_client import image, make_assistant, png, running, wait_until
 
 from pumice.cli import main
 from pumice.cli.serve import is_loopback, named
+from pumice.engine.engine import Engine
+from pumice.engine.settings import Settings
+from pumice.serve.answers import Served
+from pumice.serve.app import Service, make_app
 from pumice.serve.errors import ApiError, clean
-from pumice.serve.keys import Caller, new_key, read_keys
+from pumice.serve.keys import Caller, Keys, new_key, read_keys
+from pumice.serve.log import Log
+from pumice.serve.server import Server, listen, serve
+from pumice.serve.settings import ServeSettings
 from pumice.types import PumiceError
 
 # keys
@@ -175,6 +183,42 @@ def process(tmp_path, tokenizer):
         started.wait()
 
 
+def test_a_server_that_cannot_start_fails(tokenizer, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    log, listening = io.StringIO(), listen("127.0.0.1", 0)
+    assistant, settings = make_assistant(tokenizer), ServeSettings()
+    engine = Engine(assistant.model, assistant.processor, Settings(memory_mib=64))
+    service = Service({"tiny": Served.of("tiny", assistant, engine)}, settings)
+    started: list[bool] = []
+    made = Server(make_app(service, Keys([]), Log(log)), settings, "127.0.0.1", 0, lambda: started.append(True))
+    with listening, pytest.raises(SystemExit) as ended:
+        serve(made, listening)
+    assert ended.value.code
+    assert not started  # else it would have said that it listens
+    engine.close()
+
+
+INTERRUPTED = """
+import os, signal, time
+from pumice.serve.fork_server import ForkServer
+signal.signal(signal.SIGINT, lambda *_: None)
+server = ForkServer()
+server._start()
+time.sleep(0.5)
+os.killpg(0, signal.SIGINT)
+connection, pid = server.new()
+print(pid > 0)
+server.close()
+"""
+
+
+def test_ctrl_c_is_for_the_server_alone():
+    """A terminal sends it to all processes; one that only begins would end with a traceback."""
+    command = [sys.executable, "-c", INTERRUPTED]
+    ended = subprocess.run(command, capture_output=True, text=True, start_new_session=True, timeout=120)
+    assert (ended.stdout, ended.stderr) == ("True\n", "")
+
+
 def chat(**given):
     return {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 3, **given}
 
@@ -203,6 +247,13 @@ def test_a_process_serves_folders_and_ends_at_sigterm(process):
 def test_sigterm_under_running_answers(process):
     """Streams end as they would have, new requests get 503 meanwhile, and the exit code is 0."""
     process, url = process
+    children = read_children(process.pid)
+    for child in children:
+        os.kill(child, signal.SIGTERM)  # as systemd does with all of a service's
+    picture = {"role": "user", "content": [image(png(1))]}
+    answer = httpx.post(url + "/v1/chat/completions", json=chat(messages=[picture]), timeout=30)
+    assert answer.status_code == 200
+    assert read_children(process.pid) == children
     asked = chat(max_tokens=900, n=8, stream=True, temperature=1.5, seed=1)
     alone = httpx.post(url + "/v1/chat/completions", json=asked, timeout=120).text
     with httpx.stream("POST", url + "/v1/chat/completions", json=asked, timeout=120) as answer:

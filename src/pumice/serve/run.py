@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from argparse import Namespace
+from functools import partial
 
 import torch
 
@@ -48,6 +49,7 @@ def run(models: dict[str, str], args: Namespace, keys: Keys, hosts: frozenset[st
     take_over(log)
     admission = make_app(Service(served, settings), keys, log)
     host, port = listening.getsockname()[:2]
-    log.write("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}", models=list(served))
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it has stopped: that isn't a failure
-    serve(Server(admission, settings, args.host, args.port), listening)
+    said = partial(log.write, "listening", url=url, models=list(served))
+    serve(Server(admission, settings, args.host, args.port, said), listening)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import cast
 
@@ -59,8 +60,15 @@ class Server(uvicorn.Server):
     balancer in front sees at /ready that this server stops.
     """
 
-    def __init__(self, admission: Admission, settings: ServeSettings, host: str, port: int) -> None:
-        self.admission, self.drain, self.until = admission, settings.drain, 0.0
+    def __init__(
+        self,
+        admission: Admission,
+        settings: ServeSettings,
+        host: str,
+        port: int,
+        listening: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.admission, self.drain, self.until, self.listening = admission, settings.drain, 0.0, listening
         super().__init__(
             uvicorn.Config(
                 admission,
@@ -80,6 +88,12 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=1,  # for what is still running after the drain
             )
         )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn, and say so once requests are answered."""
+        await super().startup(sockets)
+        if self.started:
+            self.listening()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM, SIGINT; a second one ends the drain."""
