@@ -18,7 +18,7 @@ from conftest import tiny_model
 from serve_client import image, make_assistant, png, running, wait_until
 
 from pumice.cli import main
-from pumice.cli.serve import is_loopback, named
+from pumice.cli.serve import host_name, is_loopback, named
 from pumice.engine.engine import Engine
 from pumice.engine.settings import Settings
 from pumice.serve.answers import Served
@@ -131,6 +131,16 @@ def test_names_of_models():
     }
     with pytest.raises(PumiceError, match="two models are called 'model'"):
         named(["a/model", "b/model"])
+
+
+@pytest.mark.parametrize("option", ["--allowed-host", "--remote-host"])
+def test_hosts_that_no_request_could_match_are_refused(option, capsys):
+    assert [host_name(text) for text in ("Example.com.", "10.0.0.1", "[::1]", "my_host")] == [
+        "example.com", "10.0.0.1", "::1", "my_host",
+    ]  # fmt: skip
+    for wrong in ("http://example.com/", "example.com:8000", "example.com/a", "*.example.com", ""):
+        assert main(["serve", "no-such-model", option, wrong]) == 2
+        assert "a name or address alone" in capsys.readouterr().err
 
 
 def test_a_server_that_others_can_reach_needs_keys(capsys):

@@ -42,11 +42,11 @@ def _add_trust(parser: Parser) -> None:
     trust.add_argument("--api-keys", type=Path, metavar="FILE", help="hashes and limits of the keys that may ask")
     trust.add_argument("--new-key", metavar="NAME", help="make a key, append its hash to --api-keys, print it and exit")
     trust.add_argument("--open", action="store_true", help="let anybody who reaches --host ask, without a key")
-    trust.add_argument("--allowed-host", action="append", default=[], metavar="NAME",
+    trust.add_argument("--allowed-host", action="append", type=host_name, default=[], metavar="NAME",
                        help="a name under which this server may be asked; may be repeated")  # fmt: skip
     trust.add_argument("--share-cache", action="store_true", help="let different keys share what is cached")
     trust.add_argument("--allow-remote", action="store_true", help="fetch http(s) pictures from public addresses")
-    trust.add_argument("--remote-host", action="append", default=[], metavar="HOST",
+    trust.add_argument("--remote-host", action="append", type=host_name, default=[], metavar="HOST",
                        help="fetch http(s) pictures from this host only; may be repeated")  # fmt: skip
 
 
@@ -92,11 +92,22 @@ def serve_command(args: argparse.Namespace) -> int:
             "--api-keys FILE, or let anybody ask with --open"
         )
     found = keys.read_keys(args.api_keys) if args.api_keys else keys.Keys([])
-    names = frozenset(name.lower() for name in args.allowed_host)
+    names = frozenset(args.allowed_host)
     # Without a key, a page of another site could ask through the browser of whoever sits here.
     hosts = names | LOOPBACK | {args.host} if names or (local and not args.api_keys) else frozenset()
     run.run(named(args.models), args, found, hosts)
     return 0
+
+
+def host_name(text: str) -> str:
+    """A name or an IP address, for argparse: with a scheme, port or path no request would ever match it."""
+    try:
+        return str(ipaddress.ip_address(text.strip("[]")))
+    except ValueError:
+        pass
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", text):
+        raise argparse.ArgumentTypeError(f"expected a name or address alone, such as example.com, not {text!r}")
+    return text.lower().rstrip(".")
 
 
 def is_loopback(host: str) -> bool:

@@ -28,7 +28,7 @@ def run(models: dict[str, str], args: Namespace, keys: Keys, hosts: frozenset[st
     listening = listen(args.host, args.port)  # first, since a taken port shows in a moment and a model takes longer
     if args.threads:
         torch.set_num_threads(args.threads)
-    remote = frozenset(host.lower() for host in args.remote_host)
+    remote = frozenset(args.remote_host)
     settings = ServeSettings(
         max_body=args.max_body * MIB,
         max_bodies=max(256, 4 * args.max_body) * MIB,
