@@ -447,3 +447,32 @@ def test_mistakes_are_one_line(argv, wrong, data, tmp_path, capsys):
     error = capsys.readouterr().err
     assert wrong in error
     assert error.count("\n") == 1
+
+
+def test_parts_of_other_settings_are_not_taken_for_these(tmp_path):
+    pytest.importorskip("phonenumbers")
+    from pumice.data.care.personal import Scrubber
+
+    source = open_path(tar_of(tmp_path / "shard.tar"), "shard")
+    write_entries(Cleaned(source, {1: DUPLICATE}, None), tmp_path / "out", "shard")
+    for other in (Cleaned(source, {1: DUPLICATE}, Scrubber()), Cleaned(source, {}, None)):
+        with pytest.raises(PumiceError, match="begun from other data or with other settings"):
+            write_entries(other, tmp_path / "out", "shard")
+    again = write_entries(Cleaned(source, {1: DUPLICATE}, None), tmp_path / "out", "shard")
+    assert again.counts["written"] == 2
+
+
+def test_a_text_that_isnt_unicode_is_left_out_of_parquet(tmp_path):
+    import tarfile
+
+    record = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "half \ud83d"}]}
+    for name, said in (
+        ("a", record),
+        ("b", {"conversations": [record["conversations"][0], {"from": "gpt", "value": "x"}]}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(said))
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name in "ab":
+            archive.add(tmp_path / f"{name}.json", f"{name}.json")
+    written = write_entries(Cleaned(open_path(tmp_path / "x.tar", "x"), {}, None), tmp_path / "o", "x")
+    assert written.counts == {"written": 1, "left out: not Unicode": 1}

@@ -293,5 +293,9 @@ def _digest(*chosen: np.ndarray) -> int:
 
 def stamp(source: Source) -> str:
     """What changes with the source's settings, and when one of its files does: names, sizes and times of writing."""
-    text = ";".join(f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in source.files)
-    return hashlib.sha256(f"{text} {source.settings}".encode(errors="backslashreplace")).hexdigest()
+    return hashlib.sha256(f"{states(source.files)} {source.settings}".encode(errors="backslashreplace")).hexdigest()
+
+
+def states(files: Sequence[Path]) -> str:
+    """Names, sizes and times of writing of files."""
+    return ";".join(f"{file}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)

@@ -17,7 +17,7 @@ from typing import Any
 
 from pumice.data.care.personal import Scrubber
 from pumice.data.importing.writing import LEFT_OUT, Entry, sample_entry
-from pumice.data.sources import CaptionSource, RecordSource, Source
+from pumice.data.sources import CaptionSource, RecordSource, Source, stamp
 from pumice.data.stores import Folder
 from pumice.types import PumiceError, Sample, Turn
 
@@ -38,6 +38,12 @@ class Cleaned:
         if isinstance(self.source, RecordSource) and isinstance(self.source.media, Folder):
             return self.source.media.path.resolve()
         return None
+
+    @property
+    def settings(self) -> str:
+        """The source, what is dropped, and whose phone numbers are looked for."""
+        looked = self.scrubber and (self.scrubber.region or "any")
+        return f"{stamp(self.source)} {sorted(self.dropped.items())} {looked}"
 
     def __len__(self) -> int:
         return len(self.source)

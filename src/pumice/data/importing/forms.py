@@ -20,6 +20,7 @@ from typing import Any
 from pumice.data.conversations import MARKER
 from pumice.data.importing.rows import JsonRows, ParquetRows, Rows, embedded_bytes, is_there
 from pumice.data.importing.writing import LEFT_OUT, Entry, conversation_of
+from pumice.data.sources import states
 from pumice.types import PumiceError
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
@@ -33,6 +34,11 @@ class Converted:
 
     def __init__(self, rows: Rows, convert: Convert, media: Path | None, source: str) -> None:
         self.rows, self.convert, self.media, self.source = rows, convert, media, source
+
+    @property
+    def settings(self) -> str:
+        """The files; the form follows from them and the name."""
+        return f"{self.source} {states(self.rows.files)}"
 
     def __len__(self) -> int:
         return len(self.rows)

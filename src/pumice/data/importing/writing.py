@@ -8,6 +8,7 @@ Either is LLaVA's form. Which one follows from where the pictures are: files are
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 from pumice.data.conversations import MARKER
 from pumice.data.parts import Job, Made, Parts, Progress, Where
 from pumice.data.produce.records import Record
-from pumice.data.produce.shards import ParquetShard, settle
+from pumice.data.produce.shards import ParquetShard, settle, write_whole
 from pumice.types import Media, PumiceError, Sample
 from pumice.vision.media import SIGNATURES
 
@@ -39,10 +40,13 @@ class Entry(NamedTuple):
 
 class Entries(Protocol):
     """Records to be written, by number. ``media`` is the folder that their paths are relative to; None where pictures
-    are embedded."""
+    are embedded. ``settings`` say what the records depend on: parts of others are never mistaken for theirs.
+    """
 
     @property
     def media(self) -> Path | None: ...
+    @property
+    def settings(self) -> str: ...
     def __len__(self) -> int: ...
     def entry(self, row: int, counts: Counter[str]) -> Entry | None:
         """A record; None where it is left out, with the reason in ``counts``, which anything else may be counted in."""
@@ -73,7 +77,9 @@ def write_entries(
     Raises:
         PumiceError: it can't be written, or is there from before.
     """
-    return Target(out, name, len(entries), entries.media, PART).write(_Writer(entries), workers, where, progress)
+    target = Target(out, name, len(entries), entries.media, PART)
+    target.claim(entries.settings)
+    return target.write(_Writer(entries), workers, where, progress)
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,18 @@ class Target:
         """Raises PumiceError where there is such a result already."""
         if self.media is not None and self.path.exists():
             raise PumiceError(f"{self.path}: there is such a file; remove it or choose another --out")
+
+    def claim(self, settings: str) -> None:
+        """Raises PumiceError where there are parts of other data, or made with other settings."""
+        self.check()
+        path, digest = self.parts.folder / ".made-of", hashlib.sha256(settings.encode(errors="backslashreplace"))
+        if not any(part.is_file() for part in self.parts.paths):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, digest.hexdigest().encode())
+        elif not path.is_file() or path.read_text() != digest.hexdigest():
+            raise PumiceError(
+                f"{self.parts.folder}: begun from other data or with other settings; remove it or choose another --out"
+            )
 
     def write(self, job: Job, workers: int = 1, where: Where = "here", progress: Progress | None = None) -> Written:
         """Have the missing parts made, and put them together.
@@ -139,8 +157,22 @@ class _Writer:
 
     def __call__(self, start: int, stop: int) -> Made:
         counts = Counter[str]()
-        found = [(row, self.entries.entry(row, counts)) for row in range(start, stop)]
-        return made_of([(row, entry) for row, entry in found if entry is not None], counts, self.entries.media)
+        kept: list[tuple[int, Entry]] = []
+        for row in range(start, stop):
+            entry = self.entries.entry(row, counts)
+            if entry is not None and (self.entries.media is not None or _is_unicode(entry.said)):
+                kept.append((row, entry))
+            elif entry is not None:
+                counts[f"{LEFT_OUT}not Unicode"] += 1
+        return made_of(kept, counts, self.entries.media)
+
+
+def _is_unicode(said: dict[str, Any]) -> bool:
+    """Whether parquet takes the texts of a record; JSON may hold half of a surrogate pair."""
+    try:
+        return bool(json.dumps(said, ensure_ascii=False).encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def made_of(kept: Sequence[tuple[int, Entry]], counts: Counter[str], media: Path | None) -> Made:

@@ -20,6 +20,12 @@ class Filtered(Cleaned):
 
     filters: Filters = Filters()  # noqa: RUF009 (it is frozen)
 
+    @property
+    def settings(self) -> str:
+        """The source and the filters."""
+        tests = self.filters.tests and self.filters.tests.digest
+        return f"{super().settings} {self.filters.words} {self.filters.languages} {tests}"
+
     def entry(self, row: int, counts: Counter[str]) -> Entry | None:
         """A row of the source as a record."""
         try:
