@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import pumice
 from pumice.chat import spans
+from pumice.cli import main
 from pumice.encode import encode
 from pumice.formats.export import export
 from pumice.formats.jinja import to_jinja
@@ -515,6 +516,18 @@ def test_a_template_that_does_not_fit_the_tokenizer_is_refused(tmp_path):
     write_original(tmp_path / "a", CASES["llava"], begins=True)
     with pytest.raises(PumiceError, match=r"'chatml' begins with '', but the tokenizer puts '<s>' before every text"):
         export(tmp_path / "a", tmp_path / "b", "hf", template="chatml")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a-tower"]
+
+
+def test_what_would_not_be_used_is_refused(tmp_path, capsys):
+    write_original(tmp_path / "a", CASES["llava"])
+    given = ["export", str(tmp_path / "a"), "--to", "original", "--out", str(tmp_path / "b")]
+    for option, message in (
+        (["--base", str(tmp_path / "a")], "a whole model; --base is for an adapter"),
+        (["--template", "v1"], "keeps its own chat format in the original form"),
+    ):
+        assert main([*given, *option]) == 2
+        assert message in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a-tower"]
 
 

@@ -73,6 +73,8 @@ def export_command(args: argparse.Namespace) -> int:
 
     if is_partial(source) and not args.merge:
         raise PumiceError(f"{source}: an adapter or a connector alone; --merge folds it into its base")
+    if args.base and args.to != "pumice" and not is_partial(source):  # a run may have one
+        raise PumiceError(f"{source}: a whole model; --base is for an adapter or a connector alone")
     if args.to == "pumice":
         _export_own(args)
     elif args.to == "gguf":

@@ -75,6 +75,8 @@ def export(
     parts = merged(source, base) if is_partial(source) else Whole(source, source, {})
     section, description = read_section(parts.config / "config.json"), describe(parts.config)
     kind = hf_type(section, description) if (to, description.form) == ("hf", "original") else None
+    if template and kind is None:
+        raise PumiceError(f"{source}: keeps its own chat format in the {to} form; a template is for an original to hf")
     found = parts.weights or own_names(read_folder(source), source)
     weights = _with_tower(found, description, tower)
     depth = description.sizes.connector.depth
