@@ -6,14 +6,19 @@ import os
 import random
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from gguf_models import byte_level, sentencepiece
 from hf_models import make_tokenizer
 from test_llama_tokenizer import KINDS, made
 
+from pumice.engine.counting import Count
 from pumice.engine.detokenise import Detokeniser, token_text
+from pumice.engine.engine import Engine
+from pumice.engine.request import Sampling
+from pumice.engine.sampler import Choice
+from pumice.engine.ticket import Request, Ticket
 
 SMOLLM = Path(os.environ.get("PUMICE_CACHE", Path.home() / ".cache" / "pumice")) / "smollm2-135m-instruct"
 TEXTS = [
@@ -145,6 +150,20 @@ def test_tokens_that_end_an_answer_have_no_text_and_stop(tokenizer):
     assert detokeniser.stopped
     assert "".join(shown) + detokeniser.finish() == whole(tokenizer, ids)
     assert detokeniser.finish() == ""
+
+
+def test_a_stop_text_in_the_last_tokens_that_fit_is_a_stop(tokenizer):
+    """Of byte tokens the end of the answer shows first that they are a stop text."""
+    ids = tokenizer("ab\n", add_special_tokens=False).input_ids
+    for stop, finish in ((("\n",), "stop"), (("\n\n",), "length")):
+        sampling = Sampling(len(ids), stop=stop)
+        ticket = Ticket(cast(Engine, None), lambda _: None)
+        request = Request(ticket, None, sampling, "", Count(1, 0, 0), Detokeniser(tokenizer, stop), None, ())
+        ends = [request.take(Choice(token, 0.0), tokenizer) for token in ids]
+        assert ends[:-1] == [None] * (len(ids) - 1)
+        assert ends[-1] is not None
+        outcome = request.end(ends[-1])
+        assert (outcome.text, outcome.finish) == (cut(whole(tokenizer, ids), stop), finish)
 
 
 def test_after_a_stop_text_nothing_comes(tokenizer):

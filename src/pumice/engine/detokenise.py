@@ -63,6 +63,11 @@ class Detokeniser:
         self._window, self._told = [], 0
         return rest if self._stops.found else rest + self._trim(self._stops.rest())
 
+    @property
+    def cut(self) -> bool:
+        """Whether a stop text ended the answer; of held back text `finish` says so first."""
+        return self._stops.found
+
     def _settled(self, last: bool) -> str:
         """New text of the window that no later token can change; with ``last`` all of it."""
         text = self._decode(self._window)

@@ -146,6 +146,7 @@ class Request:
     def end(self, finish: Finish) -> Outcome:
         """The answer, after posting the text that was held back."""
         self._post(self.text.finish())
+        finish = "stop" if finish == "length" and self.text.cut else finish
         now = time.perf_counter()
         return Outcome(
             text="".join(self.pieces),
