@@ -199,6 +199,9 @@ def test_the_page_itself_may_be_a_reference():
     node = {"type": "object", "properties": {"name": {"type": "string"}, "count": {"type": "integer"}}}
     for schema in ({"$defs": {"Node": node}, "$ref": "#/$defs/Node"}, {"allOf": [node]}):
         assert [prompt.text for prompt in Fields(schema, "s").prompts] == ["What is the name?", "What is the count?"]
+        whole = Whole(schema, "s")
+        assert whole.columns == [("name",), ("count",)]
+        assert whole.prompts[0].text.endswith('{"name": "", "count": ""}')
 
 
 @pytest.mark.parametrize("pattern", ["^a+$", "a|b$", "^a|b$", "[0-9]{3}", "^x", r"y\$", "(a|b)c"])

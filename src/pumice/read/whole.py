@@ -24,10 +24,13 @@ class Whole:
     """
 
     def __init__(self, schema: dict[str, Any], name: str) -> None:
+        from pumice.read.fields import resolve
+
         self._validator = validator(schema, name)
-        self.columns: list[Steps] = [(field,) for field in schema.get("properties", {})]
+        page, _ = resolve(schema, schema)
+        self.columns: list[Steps] = [(field,) for field in page.get("properties", {})]
         grammar = Grammar("json_schema", json.dumps(schema, ensure_ascii=False))
-        self.prompts = [Prompt(form_prompt(schema), (), grammar)]
+        self.prompts = [Prompt(form_prompt(page), (), grammar)]
 
     def settle(self, prompt: Prompt, answer: Answer) -> Settled:
         """The answer's fields; an error if it was cut or isn't a JSON object."""
