@@ -170,6 +170,17 @@ def test_the_score_asks_what_was_held_out(made, processor):
     assert found.character_errors == pytest.approx((1 / 3 + 1.0) / 4)
 
 
+def test_a_held_out_picture_that_breaks_is_left_out_of_the_score(made, processor, data, capsys):
+    run, feed, _ = made(heldout=0.3)
+    assistant = Assistant(run.learner.model, processor)
+    whole = score(assistant, feed, 1000).questions
+    for name, change in (("a", lambda path: path.write_bytes(path.read_bytes()[:-30])), ("b", Path.unlink)):
+        change(data.parent / f"{name}.png")
+    left = score(assistant, feed, 1000).questions
+    assert 0 < left < whole
+    assert capsys.readouterr().out.count("not scored: ") == whole - left
+
+
 @pytest.mark.slow
 def test_the_command_tunes_pocket_and_scores_it(tmp_path, capsys):
     """Twelve pictures of words that all say the same; two steps; both scores."""

@@ -191,6 +191,8 @@ def form_of(data: Path) -> Literal["parquet", "captions", "llava", "messages"]:
 def score(assistant: Any, feed: PlannedFeed, most: int = ASKED) -> Scores:
     """Ask the held-out samples' questions, each with the true conversation before it, and compare.
 
+    Samples that can't be decoded after all are left out, as in training.
+
     Raises:
         PumiceError: nothing is held out.
     """
@@ -198,7 +200,11 @@ def score(assistant: Any, feed: PlannedFeed, most: int = ASKED) -> Scores:
     for sample, truth in _questions(held_out(feed)):
         if asked == most:
             break
-        answer = assistant.answer(sample).text
+        try:
+            answer = assistant.answer(sample).text
+        except PumiceError as error:
+            print(f"not scored: {sample.id}: {error}")
+            continue
         exact += exact_match(answer, truth)
         errors += min(1.0, character_error_rate(answer, truth))
         asked += 1
@@ -221,7 +227,11 @@ def held_out(feed: PlannedFeed) -> PlannedFeed:
 def _questions(held: PlannedFeed) -> Any:
     """(conversation up to a question, the true answer) of every held-out sample in order."""
     for number in range(len(held.plan.row)):
-        sample = held.sample(number)
+        try:
+            sample = held.sample(number)
+        except PumiceError as error:
+            print(f"not scored: {held.name(number)}: {error}")
+            continue
         for place, turn in enumerate(sample.turns):
             if turn.role == "assistant":
                 truth = "".join(part for part in turn.content if isinstance(part, str))
