@@ -152,6 +152,12 @@ def test_blocks_that_do_not_exist_are_refused(name, layers, tmp_path):
 
 
 @every_tower
+def test_a_config_of_more_blocks_than_any_tower_has_is_refused(name):
+    with pytest.raises(PumiceError, match="num_hidden_layers = 1000000000; expected 1 to 1,000"):
+        TOWERS[name]({**CASES[name].fields, "num_hidden_layers": 10**9}, TILE)
+
+
+@every_tower
 def test_tiles_of_another_size_are_refused(name):
     tower = TOWERS[name](CASES[name].fields, TILE)
     with pytest.raises(PumiceError, match=r"\(2, 3, 84, 84\), expected \(N, 3, 70, 70\)"):

@@ -17,6 +17,8 @@ from typing import Any
 from pumice.formats.sizes import Block, LanguageModel, divisible
 from pumice.types import PumiceError
 
+MOST, MOST_LAYERS = 10_000_000, 1_000
+"""Beyond any model's sizes: what a file says is counted and built before its weights are looked at."""
 LM_DEFAULTS: dict[str, dict[str, int | None]] = {
     "llama": {
         "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
@@ -52,12 +54,12 @@ class Section:
         """An error about a key, with the value found."""
         return PumiceError(f"{self.where}: {key} = {self.values.get(key)!r}; {expected}")
 
-    def count(self, key: str, default: int | None = None) -> int:
-        """A whole number of at least 1; the default where it is absent or null."""
+    def count(self, key: str, default: int | None = None, most: int = MOST) -> int:
+        """A whole number from 1 to ``most``; the default where it is absent or null."""
         value = self.values.get(key)
         value = default if value is None else value
-        if type(value) is not int or value < 1:
-            raise self.error(key, "expected a whole number of at least 1")
+        if type(value) is not int or not 1 <= value <= most:
+            raise self.error(key, f"expected a whole number from 1 to {most:,}")
         return value
 
     def choice(self, key: str, choices: tuple[str, ...], default: str | None = None) -> str:
@@ -127,7 +129,7 @@ def _uniform(section: Section, kind: str) -> LanguageModel:
         hidden,
         section.count("head_dim", hidden // heads),
         section.count("vocab_size", sizes["vocab_size"]),
-        (block,) * section.count("num_hidden_layers", sizes["num_hidden_layers"]),
+        (block,) * section.count("num_hidden_layers", sizes["num_hidden_layers"], MOST_LAYERS),
         tied=section.values.get("tie_word_embeddings") is True,
         qkv_bias=kind == "qwen2",
     )
@@ -137,7 +139,7 @@ def _openelm(section: Section) -> LanguageModel:
     """OpenELM's published files give the heads and the width of the MLP of every block."""
     for key in ("ffn_with_glu", "normalize_qk_projections", "share_input_output_layers"):
         section.only(key, True)
-    hidden, layers = section.count("model_dim"), section.count("num_transformer_layers")
+    hidden, layers = section.count("model_dim"), section.count("num_transformer_layers", most=MOST_LAYERS)
     heads, kv_heads, multipliers = (
         section.each(key, layers) for key in ("num_query_heads", "num_kv_heads", "ffn_multipliers")
     )

@@ -27,6 +27,8 @@ BESIDE = ("text_model.", "text_projection.", "visual_projection.", "logit_scale"
 """What folders hold beside the backbone, by the beginning of the weights' names: CLIP's text side, heads."""
 MASK = "embeddings.mask_token"
 """Used in DINO's pretraining only, so that a folder may lack it."""
+MOST_LAYERS = 1_000
+"""Blocks that a config may ask for: they are named and built before weights are looked at."""
 STAGES = ("out_features", "out_indices", "stage_names")
 """Fields of DINO's configs that name blocks, also those that aren't built; a tower doesn't read them."""
 
@@ -52,6 +54,9 @@ def settle(model_class: Any, fields: Mapping[str, Any], layers: Sequence[int], o
             1, that the backbone has.
     """
     known = {key: value for key, value in fields.items() if key not in STAGES}
+    asked = known.get("num_hidden_layers", 1)
+    if type(asked) is not int or not 1 <= asked <= MOST_LAYERS:  # DINO's configs name every block
+        raise PumiceError(f"the tower's config: num_hidden_layers = {asked!r}; expected 1 to {MOST_LAYERS:,}")
     try:
         count = model_class.config_class(**known).num_hidden_layers
     except Exception as error:  # transformers finds mistakes in a config wherever it first stumbles
