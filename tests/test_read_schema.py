@@ -194,6 +194,12 @@ def test_a_reference_that_goes_round_or_nowhere_ends():
     assert [prompt.at for prompt in Fields(schema, "s").prompts] == [("a",), ("b",), ("c",)]
 
 
+def test_a_schema_that_refers_to_itself_twice_has_an_end():
+    tree = {"type": "object", "properties": {"n": {"type": "string"}, "l": {"$ref": "#"}, "r": {"$ref": "#"}}}
+    with pytest.raises(PumiceError, match="tree: more than 500 fields to ask for, references followed; see --whole"):
+        Fields(tree, "tree")
+
+
 def test_the_page_itself_may_be_a_reference():
     """As pydantic writes a model that refers to itself."""
     node = {"type": "object", "properties": {"name": {"type": "string"}, "count": {"type": "integer"}}}

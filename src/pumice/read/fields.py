@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from pumice.engine.request import Grammar
@@ -24,6 +25,8 @@ from pumice.types import PumiceError
 
 DEEP = 8
 """Objects inside objects whose fields are asked for one by one."""
+MOST = 500
+"""Fields: an object that refers to itself twice has a thousand of them in so many objects."""
 WORDY = 8
 """Words of a description that can stand in a question."""
 _UNITED = ("anyOf", "oneOf", "allOf")
@@ -52,7 +55,9 @@ class Fields:
 
     def __init__(self, schema: dict[str, Any], name: str) -> None:
         self._validator = validator(schema, name)
-        found = list(_fields(resolve(schema, schema)[0], schema, (), ""))
+        found = list(islice(_fields(resolve(schema, schema)[0], schema, (), ""), MOST + 1))
+        if len(found) > MOST:
+            raise PumiceError(f"{name}: more than {MOST} fields to ask for, references followed; see --whole")
         if not found:
             raise PumiceError(f"{name}: it names no properties that could be asked for one by one; see --whole")
         self._fields = {field.prompt: field for field in found}
