@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pumice.cli.parser import Parser, add_reader, make_parser, positive
 from pumice.cli.serve import WEIGHTS
@@ -46,7 +47,7 @@ pumice eval http://localhost:8000/v1 --suite docvqa,ocrbench -n 100""",
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of results, answers and journal (with "
-        "--suite by default scores/ and the model's name); the same command again asks only what is left",
+        "--suite by default scores/ and the model's or server's name); the same command again asks only what is left",
     )  # fmt: skip
     parser.add_argument("--batch", type=positive, metavar="N", help="with --suite: questions at a time (default: 8)")
     parser.add_argument(
@@ -170,6 +171,7 @@ def _eval_public(args: argparse.Namespace) -> int:
     from pumice.eval.public import runner
 
     runner.check_installed()  # before torch is imported
-    out = args.out or Path("scores") / (Path(args.model).name or "model")
+    host = urlsplit(args.model).netloc.replace(":", "-")  # of a server; else two that end in /v1 would share a folder
+    out = args.out or Path("scores") / (host or Path(args.model).name or "model")
     options = runner.Options(out, args.batch or 8, args.n, args.data, args.include, args.cost)
     return runner.main(args.model, names, options)
