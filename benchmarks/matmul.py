@@ -9,6 +9,7 @@ counts, in GFLOP/s.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 
@@ -47,6 +48,7 @@ def ours(linear: nn.Linear, x: Tensor, weights: Packed, kernels: Kernels) -> Cal
 @torch.inference_mode()
 def main() -> None:
     """Print a line a shape and contender."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     for rows, width, out in SHAPES:
         ways = contenders(nn.Linear(width, out, bias=False), torch.randn(rows, width), load_kernels())
