@@ -11,7 +11,8 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt
+# Python compiles a module when it first imports it: the thousands that nobody does need no minute of the set-up.
+PIP := $(BIN)/python -m pip install --quiet --no-compile $(PIP_FLAGS) -c constraints.txt
 
 .PHONY: setup demo test clean
 
