@@ -1,15 +1,17 @@
 """The reader-assisted mode: what an OCR engine misreads, and what a model answers with and without it.
 
     python -m benchmarks.reader noise -n 60
+    python -m benchmarks.reader bars -n 400
     python -m benchmarks.reader score -n 50 --json reader.json
     python -m benchmarks.reader score -n 50 --modes plain,ocr --tasks fields,charts
 
-``noise`` compares RapidOCR's lines with those that were drawn, on pages of the training split; the rates of
-`pumice.reader.noise` come from there. ``score`` asks held-out pages: fields of receipts and forms (exact match), cells
-of tables (exact match), questions half of which the page doesn't answer (F1 of "not in the document"), receipts as JSON
-(tree edit distance accuracy), and charts (their extremes, comparisons and values). Its modes: reader (pocket beside a
-reader, with the mode's weights), untrained (the same with pocket's own), plain (pocket alone), ocr (RapidOCR and
-SmolLM2-135M-Instruct as it was).
+``bars`` counts in how many drawn charts the values over bars join their labels, and in how many other pages anything
+does (`pumice.reader.lines.charted`). ``noise`` compares RapidOCR's lines with those that were drawn, on pages of the
+training split; the rates of `pumice.reader.noise` come from there. ``score`` asks held-out pages: fields of receipts
+and forms (exact match), cells of tables (exact match), questions half of which the page doesn't answer (F1 of "not in
+the document"), receipts as JSON (tree edit distance accuracy), and charts (their extremes, comparisons and values). Its
+modes: reader (pocket beside a reader, with the mode's weights), untrained (the same with pocket's own), plain (pocket
+alone), ocr (RapidOCR and SmolLM2-135M-Instruct as it was).
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ from typing import Any
 
 from PIL import Image
 
-from pumice.data.render import records
+from pumice.data.render import charts, records
 from pumice.data.render.answers import ABSENT
 from pumice.data.render.page import Question
 from pumice.data.rendered import renderer
 from pumice.eval.suite.asking import Answers
 from pumice.eval.suite.embedded import evaluate
-from pumice.reader.lines import Line, rows
+from pumice.reader.lines import Line, charted, rows
 from pumice.reader.ocr import rapid_ocr
 
 FIELDS = ("shop", "name", "city", "date", "price", "amount", "code")
@@ -162,10 +164,28 @@ def differences(drawn: Sequence[Line], found: Sequence[Line]) -> Counter[str]:
     return total
 
 
+def bars(n: int) -> None:
+    """Print what `charted` makes of ``n`` charts, receipts, forms and tables of each split."""
+    for split in ("train", "heldout"):
+        upright = joined = others = changed = 0
+        for index in range(n):
+            chart, page = charts.describe(random.Random(f"bars {index}"), split)
+            cells = [text for row in charted(rows(page.lines)) for _, text in row]
+            pairs = [f"{label}: {chart.show(i)}" for i, label in enumerate(chart.numbers.labels)]
+            if chart.labels and chart.look.sort in ("bars", "line"):
+                upright += 1
+                joined += set(pairs) <= set(cells)
+            for make in KINDS.values():
+                found = rows(make(random.Random(f"bars {index}"), split).lines)
+                others += 1
+                changed += charted(found) != found
+        print(f"{split}: {joined} of {upright} charts with values over bars; {changed} of {others} other pages")
+
+
 def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("noise", "score"))
+    parser.add_argument("what", choices=("noise", "bars", "score"))
     parser.add_argument("-n", type=int, default=50, help="questions a task, or pages of a kind")
     parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--tasks", default=",".join(measures(0, 0)), help="some of %(default)s")
@@ -174,6 +194,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "noise":
         noise(options.n)
+    elif options.what == "bars":
+        bars(options.n)
     else:
         modes, tasks = options.modes.split(","), options.tasks.split(",")
         if unknown := set(modes) - set(MODES) | set(tasks) - set(measures(0, 0)):
