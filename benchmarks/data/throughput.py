@@ -143,6 +143,7 @@ def writer(args: argparse.Namespace) -> None:
         writing(args.n, Path(scratch), "processes", "here")
         if args.ray:
             with RayPool(2) as pool:
+                render_shards(mix(4, False), Path(scratch) / "started", 2, where=pool)  # so that a start doesn't count
                 writing(args.n, Path(scratch), "Ray", pool)
 
 
