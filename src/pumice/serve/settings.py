@@ -32,7 +32,7 @@ class ServeSettings:
     """Limits of one server. Sizes are in bytes, times in seconds.
 
     max_body, max_bodies   of one request, of all that are held at once
-    body_seconds           in which a request's head must have arrived, and then its body; that a client may take nothing
+    body_seconds           for a request's head, then for its body; as long a client may take nothing of an answer
     deadline               in which it must have been answered
     drain                  that running answers get after SIGTERM
     requests               at work at once
