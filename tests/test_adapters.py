@@ -363,7 +363,7 @@ REFUSED = {
     "transposed": ({"fan_in_fan_out": True}, "fan_in_fan_out = True; .* transposed"),
     "a changed base": ({"init_lora_weights": "pissa_niter_4"}, "it changed the base's weights when training began"),
     "a scale of no number": ({"lora_alpha": "x"}, "lora_alpha = 'x'; expected a number"),
-    "a rank of 0": ({"r": 0}, "r = 0; expected a whole number of at least 1"),
+    "a rank of 0": ({"r": 0}, "r = 0; expected a whole number from 1 to 10,000,000"),
     "a pattern that is none": ({"alpha_pattern": {"(": 1}}, "isn't an expression"),
     "DoRA without magnitudes": ({"use_dora": True}, "missing: .*q_proj.lora_magnitude_vector"),
 }

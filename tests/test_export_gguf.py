@@ -435,7 +435,12 @@ ORIGINALS: dict[str, tuple[dict[str, Any], str]] = {
     "newline": ({"mm_patch_merge_type": "spatial_unpad"}, "a newline token ends its pictures"),
     "video": ({"mm_spatial_pool_mode": "average"}, "a model for videos"),
     "nine grids": (
-        {"image_aspect_ratio": "anyres", "image_grid_pinpoints": [[56, 56], [56, 112], [112, 112]]}, "into tiles"
+        {
+            "image_aspect_ratio": "anyres",
+            "image_grid_pinpoints": [[56, 56], [56, 112], [112, 112]],
+            "mm_patch_merge_type": "spatial",
+        },
+        "into tiles",
     ),
     "one layer": ({"mm_projector_type": "linear"}, "its connector isn't two linear layers"),
     "phi3": ({"model_type": "llava_phi3"}, "its language model is phi3; known here: llama, mistral, qwen2"),
