@@ -464,7 +464,7 @@ def test_the_command_trains_with_two_workers_and_goes_on(tmp_path):
         "--out",
         str(tmp_path / "run"),
     ]
-    fast = ["stages.align=false", "stages.read.data={lines = 1.0}", "stages.answer=false"]
+    fast = ["stages.align=false", "stages.answer=false", "stages.read.data={lines = 1.0}", "stages.read.eval_every=0"]
     done = subprocess.run([*command, *fast], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 2  # one log, whatever the number of workers
