@@ -34,6 +34,9 @@ IMAGE = -200
 IGNORE = -100
 """Label of a token without loss."""
 
+MOST_LAYERS = 1_000
+"""Blocks that a config may ask for: they are counted, named and built before weights are looked at."""
+
 
 class PumiceError(Exception):
     """An error that is the user's to mend: one line that says what, where, and what to do."""

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pumice.formats.sizes import Block, LanguageModel, divisible
-from pumice.types import PumiceError
+from pumice.types import MOST_LAYERS, PumiceError
 
-MOST, MOST_LAYERS = 10_000_000, 1_000
-"""Beyond any model's sizes: what a file says is counted and built before its weights are looked at."""
+MOST = 10_000_000
+"""Beyond any model's sizes."""
 LM_DEFAULTS: dict[str, dict[str, int | None]] = {
     "llama": {
         "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,

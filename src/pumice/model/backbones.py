@@ -21,14 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pumice.types import PumiceError
+from pumice.types import MOST_LAYERS, PumiceError
 
 BESIDE = ("text_model.", "text_projection.", "visual_projection.", "logit_scale", "logit_bias", "head.", "classifier.")
 """What folders hold beside the backbone, by the beginning of the weights' names: CLIP's text side, heads."""
 MASK = "embeddings.mask_token"
 """Used in DINO's pretraining only, so that a folder may lack it."""
-MOST_LAYERS = 1_000
-"""Blocks that a config may ask for: they are named and built before weights are looked at."""
 STAGES = ("out_features", "out_indices", "stage_names")
 """Fields of DINO's configs that name blocks, also those that aren't built; a tower doesn't read them."""
 
