@@ -148,9 +148,8 @@ def chart(rng: random.Random, split: Split) -> Rendered:
     while drawn is None or not drawn.labels:
         drawn = charts.make_chart(rng, split, rng.choice(((224, 224), (448, 224))), rng.choice(charts.LOOKS[split]))
     pairs = [(label, drawn.show(i)) for i, label in enumerate(drawn.numbers.labels)]
-    lead: list[Row] = [
-        (0.5, ((text, *LEFT),)) for text in (drawn.title, drawn.numbers.columns[0] * drawn.caption) if text
-    ]
+    heads = (drawn.title, drawn.numbers.columns[0] if drawn.caption else "")
+    lead: list[Row] = [(0.5, ((text, *LEFT),)) for text in heads if text]
     block = _in_a_row(pairs) if rng.random() < 0.4 else _list(rng, pairs)
     axis: list[Row] = []
     if not drawn.shares and rng.random() < 0.5:
