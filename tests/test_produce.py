@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from test_alone import held
 from test_recipes import RECIPES, stand_in
 
 from pumice import cli
@@ -139,13 +140,9 @@ def test_a_folder_is_not_mixed_with_another_run(made, tmp_path):
 
 
 def test_two_runs_do_not_write_one_folder(tmp_path):
-    import fcntl
-
-    tmp_path.joinpath(".lock").touch()
-    with tmp_path.joinpath(".lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(PumiceError, match="another run is writing it"):
-            render_shards(small(), tmp_path)
+    with held(tmp_path), pytest.raises(PumiceError, match="another run is writing it"):
+        render_shards(small(), tmp_path)
+    assert render_shards(small(), tmp_path).written == small().samples
 
 
 def test_a_record_that_cannot_be_drawn_is_named(tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from pumice.alone import alone
 from pumice.config import ModelConfig, Recipe, Stage, load_recipe, resolved
 from pumice.cores import threads_of, usable_cores
 from pumice.data.drawn import check_drawn
@@ -61,8 +62,8 @@ def main(
     ``loaders`` processes a worker read ahead; by default as many as `reading_ahead` says. ``track`` names trackers.
 
     Raises:
-        PumiceError: a faulty recipe, or ``out`` holds a run of another model, seed or start, or checkpoints without a
-            recipe.
+        PumiceError: a faulty recipe, another run is writing ``out``, or it holds a run of another model, seed or start,
+            or checkpoints without a recipe.
     """
     recipe = load_recipe(recipe_path, list(overrides))
     if workers > 1 and "WORLD_SIZE" not in os.environ:
@@ -70,7 +71,8 @@ def main(
         return
     torch.set_num_threads(threads_of(workers))
     world = join_world()
-    train(recipe, out, world, data_root(data), loaders, track)
+    with alone(out) if world.main else nullcontext():
+        train(recipe, out, world, data_root(data), loaders, track)
     leave_world(world)
 
 
@@ -239,10 +241,14 @@ def open_stage(
     def tell(name: str, done: int, total: int) -> None:
         print(f"{stage.name}: indexing {name} {done}/{total}", flush=True)
 
+    def warn(text: str) -> None:
+        if world.main:
+            print(f"{stage.name}: {text}; `pumice data index` lists them", file=sys.stderr, flush=True)
+
     with main_first(world):
         cores = max(1, usable_cores() // (1 if world.main else world.size))
         told = tell if world.main else None
-        return open_feed(recipe, stage, processor, data, cache_dir() / "index", cores, told, view_cost)
+        return open_feed(recipe, stage, processor, data, cache_dir() / "index", cores, told, view_cost, warn)
 
 
 def precision(recipe: Recipe, device: torch.device) -> torch.dtype:

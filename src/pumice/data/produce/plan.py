@@ -18,6 +18,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pumice.alone import LOCK
 from pumice.data.produce.records import Record, to_record
 from pumice.data.produce.shards import FORMS, write_whole
 from pumice.data.render import kinds
@@ -151,7 +152,7 @@ def settle_plan(folder: Path, plan: Plan) -> None:
     """
     path = folder / NAME
     if not path.exists():
-        own = (".lock", f"{NAME}.tmp")  # of a run that was killed before it had a plan
+        own = (LOCK, f"{NAME}.tmp")  # of a run that was killed before it had a plan
         strange = sorted(file.name for file in folder.iterdir() if not file.name.startswith(own))
         if strange:
             raise PumiceError(f"{folder}: holds {strange[0]} and no {NAME}; expected an empty folder or a run's own")

@@ -8,17 +8,17 @@ and its facts are renamed into place when they are whole; a run begins at the fi
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pumice.alone import alone
 from pumice.data.pool import Where, map_over
 from pumice.data.produce.counts import Counts
 from pumice.data.produce.plan import Plan, check_tools, settle_plan
@@ -73,8 +73,7 @@ def render_shards(
         PumiceError: a record can't be drawn, another run is at work here, the folder is another plan's, a process died,
             or the cluster isn't there or draws otherwise. The same call goes on from the shards that are whole.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder):
         settle_plan(folder, plan)
         (folder / SHARDS).mkdir(exist_ok=True)
         tally = Tally(plan.samples)
@@ -92,18 +91,6 @@ def render_shards(
             for shard in missing:
                 _write_shard(folder, plan, shard, records, tally, told)
         return tally
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with the process whatever ends it."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            wait = "wait for its end or choose another --out"
-            raise PumiceError(f"{folder}: another run is writing it; {wait}") from None
-        yield
 
 
 def _chunks(numbers: range) -> list[range]:
