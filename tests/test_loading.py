@@ -146,6 +146,24 @@ def test_rendered_pictures_and_sources_share_every_step(root, processor, monkeyp
     assert sum(name.startswith("mine-") for name in names) == 3
 
 
+@pytest.mark.parametrize("mixture", [{"mine": 1.0}, {"lines": 0.5, "mine": 0.5}])
+def test_samples_that_no_step_trains_on_are_said(root, processor, mixture):  # noqa: F811
+    records = [{"image": name, "conversations": said("<image>\nWhat?", "no")} for name in ("a.png", "gone.png")]
+    write(root / "x.json", records)
+    chosen = stage(data=mixture, steps=1, batch=2, lr=RATES)
+    recipe = Recipe("r", 0, None, (chosen,), data={"mine": DataConfig("llava", "x.json")})  # type: ignore[arg-type]
+    told: list[str] = []
+    open_feed(recipe, chosen, processor, root, root / "cache", warn=told.append)
+    (line,) = told
+    assert line.startswith("mine: 1 of 2 samples can't be used (")
+    assert "unreadable: " in line
+    assert "gone.png" in line
+    records[1:] = []
+    write(root / "x.json", records)
+    open_feed(recipe, chosen, processor, root, root / "cache", warn=told.append)
+    assert told == [line]
+
+
 def documents(batch: Batch) -> list[list[int]]:
     starts = batch.starts.tolist()
     return [batch.ids[a:b].tolist() for a, b in pairwise(starts)]

@@ -8,14 +8,14 @@ rest of its step goes on. A drawn one that is larger than the stage takes is cou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from pumice.config import Recipe, Stage
 from pumice.data.drawn import RenderedFeed
-from pumice.data.index import Index, Progress, build_index, split
+from pumice.data.index import Index, Progress, build_index, faults, split
 from pumice.data.mixing import MixedFeed, split_stage
 from pumice.data.plan import Plan, heldout_plan, plan
 from pumice.data.pool import Where
@@ -196,8 +196,11 @@ def open_feed(
     workers: int = 1,
     progress: Progress | None = None,
     view_cost: float = 0.0,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Feed:
     """The feed of a stage; ``processor`` is the model's, ``view_cost`` what a view costs beside its tokens.
+
+    ``warn`` is told of every source of which some samples can't be used; those are left out of the plan.
 
     Raises:
         PumiceError: what `open_indexes` and `plan` raise.
@@ -207,7 +210,7 @@ def open_feed(
         if all(name in DRAWN for name in stage.data):
             return RenderedFeed(stage, processor, recipe.seed)
         drawn, stored = split_stage(stage)
-        planned = open_feed(recipe, stored, processor, root, cache, workers, progress, view_cost)
+        planned = open_feed(recipe, stored, processor, root, cache, workers, progress, view_cost, warn)
         return MixedFeed(
             RenderedFeed(drawn, processor, recipe.seed, skipped=planned.skipped), planned, stage.pack_tokens
         )
@@ -215,6 +218,8 @@ def open_feed(
         sources = open_sources(recipe, stage, processor, root)
         return PlannedFeed(StreamPlan(sources, stage, processor, recipe.seed), sources, processor, view_cost)
     sources, indexes = open_indexes(recipe, stage, processor, root, cache, workers, progress)
+    for text in filter(None, map(faults, indexes.values())):
+        warn(text)
     if not stage.heldout:
         return PlannedFeed(plan(indexes, stage, recipe.seed), sources, processor, view_cost)
     sides = {name: split(index, stage.heldout) for name, index in indexes.items()}

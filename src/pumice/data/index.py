@@ -78,6 +78,16 @@ class Index:
         return len(content) - len(np.unique(content))
 
 
+def faults(index: Index) -> str:
+    """How many rows can't be trained on and the first reason of each kind, as a line; empty where all can."""
+    kinds = sorted(set(index.problem.tolist()) - {""})
+    if not kinds:
+        return ""
+    first = [f"{kind}: {index.detail[np.flatnonzero(index.problem == kind)[0]]}" for kind in kinds]
+    missing = len(index) - len(index.usable)
+    return f"{index.name}: {missing:,} of {len(index):,} samples can't be used ({'; '.join(first)})"
+
+
 def split(index: Index, share: float) -> tuple[Index, Index]:
     """(what is trained on, what is held out). Samples with the same content stay on one side, whatever their number."""
     held = index.columns["content"] % np.uint64(10_000) < np.uint64(round(share * 10_000))
