@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,16 @@ def test_nested_json_and_deviations_of_nothing_are_one_error(copy):
         pumice.load(str(copy), dtype="float32")
     (copy / "config.json").write_text('{"a":' * 50_000)
     with pytest.raises(PumiceError, match=r"config.json: not readable as JSON"):
+        pumice.load(str(copy), dtype="float32")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("resample", 2), ("do_normalize", False), ("do_rescale", False), ("do_resize", "no"), ("rescale_factor", 0.5)],
+)
+def test_pixels_that_would_be_others_are_refused(copy, key, value):
+    edit_json(copy / "preprocessor_config.json", **{key: value})
+    with pytest.raises(PumiceError, match=rf"preprocessor_config.json: {key} = {re.escape(repr(value))}; only "):
         pumice.load(str(copy), dtype="float32")
 
 

@@ -844,6 +844,8 @@ def test_mistakes(arguments, words):
         ({"model_type": "llava", "text_config": {"attention_bias": True}}, ["attention_bias"]),
         ({"model_type": "llava", "text_config": {"vocab_size": 0}}, ["vocab_size = 0"]),
         ({"model_type": "llava", "text_config": {"num_hidden_layers": 10**12}}, ["hidden_layers", "from 1 to 1,000"]),
+        ({"model_type": "llava", "vision_config": {"image_size": 10**7}}, ["image_size", "from 1 to 16,384"]),
+        ({"model_type": "llava", "vision_config": {"num_hidden_layers": 10**4}}, ["hidden_layers", "from 1 to 1,000"]),
         ({"model_type": "llava", "text_config": {"hidden_size": 10**12}}, ["hidden_size", "10,000,000"]),
         ({"model_type": "llava_next", "image_grid_pinpoints": [[300, 336]]}, ["image_grid_pinpoints", "336"]),
         ({"model_type": "llava_next", "image_grid_pinpoints": []}, ["image_grid_pinpoints"]),

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pumice.formats.section import MEANS, Section, grids, language_model, max_tiles
+from pumice.formats.section import MEANS, MOST, Section, grids, language_model, max_tiles
 from pumice.formats.sizes import Connector, Model, Tower
+from pumice.types import MOST_LAYERS
 from pumice.vision.frames import NEXT_VIDEO, ONEVISION_VIDEO, VideoPolicy
 from pumice.vision.layout import NEXT_CLIP, ONEVISION, Policy
 
@@ -19,6 +20,8 @@ TOWER_DEFAULTS: dict[str, tuple[int, ...]] = {
     "siglip_vision_model": (768, 3072, 12, 224, 16),
 }
 """transformers' defaults of each type of tower, in the order of TOWER_KEYS."""
+TOWER_MOST = {"num_hidden_layers": MOST_LAYERS, "image_size": 1 << 14, "patch_size": 1 << 14}
+"""Bounds below that of other counts: the positions of a tower are a table of (tile / patch)^2 rows."""
 
 CLIP_L = {
     "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
@@ -62,9 +65,16 @@ def read_hf(name: str, section: Section, kind: str) -> Model:
 def vision_sizes(vision: Section, default: str) -> tuple[str, tuple[int, int, int, int, int]]:
     """(type, sizes in the order of TOWER_KEYS) of a tower's config; ``default`` is the type where it says none."""
     kind = vision.choice("model_type", tuple(TOWER_DEFAULTS), default)
-    defaults = zip(TOWER_KEYS, TOWER_DEFAULTS[kind], strict=True)
-    width, ffn, layers, tile, patch = (vision.count(key, default) for key, default in defaults)
-    return kind, (width, ffn, layers, tile, patch)
+    return kind, tower_counts(vision, kind)
+
+
+def tower_counts(vision: Section, kind: str) -> tuple[int, int, int, int, int]:
+    """Sizes in the order of TOWER_KEYS of a tower's config, of a known type."""
+    width, ffn, layers, tile, patch = (
+        vision.count(key, default, TOWER_MOST.get(key, MOST))
+        for key, default in zip(TOWER_KEYS, TOWER_DEFAULTS[kind], strict=True)
+    )
+    return width, ffn, layers, tile, patch
 
 
 def _tower(section: Section, vision: Section, kind: str) -> Tower:

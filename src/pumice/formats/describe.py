@@ -54,6 +54,10 @@ class Description:
     std: tuple[float, float, float]
 
 
+ONLY = {"resample": 3, "do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
+"""Settings of an image processor that have one value here: bicubic, 3, is that of all published models of the line."""
+
+
 def describe(folder: Path) -> Description:
     """Read a folder's configs.
 
@@ -68,6 +72,7 @@ def describe(folder: Path) -> Description:
     fields, layers = _original_tower(section, sizes) if original else _hf_tower(section, sizes)
     tower_type = TOWER_TYPES[fields["model_type"]]
     pixels = _preprocessor(folder)
+    _check_pixels(pixels)
     policy, several = _policies(section, sizes, pixels, original)
     return Description(
         form="original" if original else "hf",
@@ -146,6 +151,14 @@ def _preprocessor(folder: Path) -> dict[str, Any]:
     if (folder / "processor_config.json").is_file():
         return dict(read_section(folder / "processor_config.json").inner("image_processor", {}).values)
     return {}
+
+
+def _check_pixels(pixels: dict[str, Any]) -> None:
+    """Refuse what would show the tower other pixels than it was trained with."""
+    for key, only in ONLY.items():
+        value = pixels.get(key)
+        if value is not None and value != only:
+            raise PumiceError(f"preprocessor_config.json: {key} = {value!r}; only {only!r} is built")
 
 
 def _policies(section: Section, sizes: Model, pixels: dict[str, Any], original: bool) -> tuple[Policy, Policy | None]:

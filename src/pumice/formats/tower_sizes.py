@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pumice.formats.config_hf import TOWER_DEFAULTS, TOWER_KEYS
+from pumice.formats.config_hf import TOWER_DEFAULTS, tower_counts
 from pumice.formats.section import Section
 from pumice.formats.sizes import Tower, TowerKind
 
@@ -35,8 +35,7 @@ def _llava_tower(section: Section) -> Tower:
     kind = section.choice("model_type", ("clip", "siglip", *TOWER_DEFAULTS))
     named = kind if kind in TOWER_DEFAULTS else f"{kind}_vision_model"
     inner = section.inner("vision_config", section.values)
-    defaults = zip(TOWER_KEYS, TOWER_DEFAULTS[named], strict=True)
-    width, ffn, layers, tile, patch = (inner.count(key, default) for key, default in defaults)
+    width, ffn, layers, tile, patch = tower_counts(inner, named)
     short = "clip" if named == "clip_vision_model" else "siglip"
     return Tower(short, width, layers, ffn, tile, patch, layers, final_norm=False)
 
