@@ -12,6 +12,7 @@ import shlex
 import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -32,12 +33,16 @@ from pumice.pocket.parts import READER, WEIGHTS
 if TYPE_CHECKING:
     from pumice.eval.suite.scoring import Report, Row
 
+WINDOW = 90.0
+"""Seconds that a rate is measured over."""
+
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int], None]]:
     """A bar with the rate and the time left, on standard error; yields a function to call with (done, in all).
 
-    Where standard error is a file, a line every half minute stands for the bar.
+    The rate is that of the last minute or two, so that answers from a journal don't count for long. Where standard
+    error is a file, a line every half minute stands for the bar.
     """
     console = Console(stderr=True)
     bar = Progress(
@@ -45,14 +50,17 @@ def progress_bar() -> Iterator[Callable[[int, int], None]]:
         TimeElapsedColumn(), TimeRemainingColumn(elapsed_when_finished=True), console=console,
         disable=not console.is_terminal,
     )  # fmt: skip
-    began = said = time.monotonic()
+    said = time.monotonic()
+    marks = deque([(said, 0)], 64)
     with bar:
         task = bar.add_task("rendering", total=None, rate="")
 
         def step(done: int, total: int) -> None:
             nonlocal said
             now = time.monotonic()
-            rate = done / max(now - began, 1e-9)
+            since = next((one for one in marks if now - one[0] < WINDOW), marks[-1])
+            rate = (done - since[1]) / max(now - since[0], 1e-9)
+            marks.append((now, done))
             bar.update(task, completed=done, total=total, description="asking", rate=f"{rate:.1f} questions/s")
             if not console.is_terminal and (now - said > 30 or done == total):
                 said = now
