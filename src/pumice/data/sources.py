@@ -19,6 +19,7 @@ import numpy as np
 
 from pumice.config import SAMPLING, DataConfig
 from pumice.data.conversations import Opener, conversation, named
+from pumice.data.parquet import ParquetRows
 from pumice.data.records import Records
 from pumice.data.sampling import choose, file_rng
 from pumice.data.stores import Store, open_store
@@ -203,40 +204,28 @@ class CaptionSource:
 class ParquetSource:
     """LLaVA's conversations with embedded pictures: columns id, image or images ({bytes, path}), conversations.
 
-    A file, or a folder of them. The row group last read stays in memory.
+    A file, or a folder of them.
     """
 
     def __init__(self, name: str, path: Path, media: Store, sampling: str, seed: int) -> None:
         self.name, self.media = name, media
-        self.paths = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-        if not self.paths:
+        self.files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+        if not self.files:
             raise PumiceError(f"[data.{name}]: {path} holds no .parquet file")
-        groups = [(file, group, rows) for file in self.paths for group, rows in enumerate(self._groups(file))]
-        self.groups = [(file, group) for file, group, _ in groups]
-        self.ends = np.cumsum([rows for _, _, rows in groups])
-        total = int(self.ends[-1]) if groups else 0
-        self.rows = choose(total, sampling, file_rng(seed, path))
+        self.table = ParquetRows(self.files)
+        self.rows = choose(len(self.table), sampling, file_rng(seed, path))
         self.settings = f"{media.place} {_digest(self.rows)}"
-        self._held: tuple[int, list[dict[str, Any]]] | None = None
-
-    @property
-    def files(self) -> list[Path]:
-        return self.paths
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def sample(self, row: int) -> Sample:
         number = int(self.rows[row])
-        which = int(np.searchsorted(self.ends, number, side="right"))
-        inside = number - int(self.ends[which - 1] if which else 0)
-        if self._held is None or self._held[0] != which:
-            self._held = (which, self._read(*self.groups[which]))
-        record = {key: value for key, value in self._held[1][inside].items() if value is not None}
+        record = {key: value for key, value in self.table.row(number).items() if value is not None}
         try:
             return conversation(record, self._open, f"{self.name}-{number}")
         except PumiceError as error:
-            raise PumiceError(f"{self.groups[which][0]}, row {number}: {error}") from None
+            raise PumiceError(f"{self.table.file_of(number)}, row {number}: {error}") from None
 
     def _open(self, reference: Any) -> Any:
         embedded = reference.get("bytes") if isinstance(reference, dict) else None
@@ -246,34 +235,6 @@ class ParquetSource:
         if not isinstance(path, str):
             raise PumiceError("a picture with neither bytes nor a path")
         return open_media(self.media.fetch(path))
-
-    def _groups(self, path: Path) -> list[int]:
-        meta = _parquet(path).metadata
-        return [meta.row_group(group).num_rows for group in range(meta.num_row_groups)]
-
-    def _read(self, path: Path, group: int) -> list[dict[str, Any]]:
-        from pyarrow import ArrowException
-
-        try:
-            return _parquet(path).read_row_group(group).to_pylist()
-        except (OSError, ArrowException) as error:
-            raise _no_parquet(path, error) from None
-
-
-def _parquet(path: Path) -> Any:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise PumiceError("reading parquet needs pyarrow: pip install 'pumice[train]'") from None
-    try:
-        return ParquetFile(path)
-    except (OSError, ArrowException) as error:
-        raise _no_parquet(path, error) from None
-
-
-def _no_parquet(path: Path, error: Exception) -> PumiceError:
-    return PumiceError(f"{path}: not readable as parquet ({' '.join(str(error).split())[:160]})")
 
 
 FORMATS: dict[str, Callable[[str, Path, Store, str, int], Source]] = {

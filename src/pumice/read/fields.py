@@ -20,16 +20,14 @@ from pumice.engine.request import Grammar
 from pumice.read import printed
 from pumice.read.ask import MISSING, Answer, Prompt, Settled, Steps
 from pumice.read.confidence import label
+from pumice.read.references import DEEP, UNITED, resolve
 from pumice.read.whole import check, form_prompt, settle_object, validator
 from pumice.types import PumiceError
 
-DEEP = 8
-"""Objects inside objects whose fields are asked for one by one."""
 MOST = 500
 """Fields: an object that refers to itself twice has a thousand of them in so many objects."""
 WORDY = 8
 """Words of a description that can stand in a question."""
-_UNITED = ("anyOf", "oneOf", "allOf")
 _TEXT = {"pattern", "minLength", "maxLength", "format"}
 
 
@@ -104,48 +102,16 @@ def _fields(schema: dict[str, Any], root: dict[str, Any], at: Steps, of: str) ->
             yield Field(Prompt(_question(name, field, noun, of), (*at, name), grammar), read, null, optional)
 
 
-def resolve(schema: Any, root: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """(schema, whether null is allowed) with references into the same file followed and "or null" taken out."""
-    found, null = schema if isinstance(schema, dict) else {}, False
-    for _ in range(2 * DEEP):
-        inner = None
-        if isinstance(found.get("$ref"), str):
-            key, inner = "$ref", _referred(found["$ref"], root)
-        else:
-            key = next((key for key in _UNITED if isinstance(found.get(key), list)), "")
-            some = [one for one in found.get(key, ()) if not (isinstance(one, dict) and one.get("type") == "null")]
-            if len(some) == 1 and isinstance(some[0], dict):
-                inner, null = some[0], null or len(some) < len(found[key])
-        if inner is None:
-            break
-        found = inner | {name: value for name, value in found.items() if name != key}  # what stands beside it wins
-    kind = found.get("type")
-    if isinstance(kind, list) and "null" in kind:
-        kinds = [one for one in kind if one != "null"]
-        found, null = found | {"type": kinds[0] if len(kinds) == 1 else kinds}, True
-    if isinstance(found.get("enum"), list) and None in found["enum"]:
-        found, null = found | {"enum": [value for value in found["enum"] if value is not None]}, True
-    return found, null
-
-
-def _referred(reference: str, root: dict[str, Any]) -> dict[str, Any] | None:
-    """What "#/$defs/shop" means; None for what isn't in the file."""
-    found: Any = root
-    for step in reference.removeprefix("#").split("/")[1:]:
-        found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) and reference.startswith("#") else None
-
-
 def _inner(field: dict[str, Any]) -> bool:
     """Whether it is an object whose fields are all that it is made of."""
-    return bool(field.get("properties")) and not any(key in field for key in (*_UNITED, "if", "patternProperties"))
+    return bool(field.get("properties")) and not any(key in field for key in (*UNITED, "if", "patternProperties"))
 
 
 def _plain(field: dict[str, Any], null: bool, optional: bool) -> tuple[Grammar | None, Callable[[str], Any]] | None:
     """The grammar of a plain field and what reads its answers; None for what has to be JSON."""
     none = null or optional
     kind, choices = field.get("type"), [field["const"]] if "const" in field else field.get("enum")
-    if any(key in field for key in ("$ref", *_UNITED)):
+    if any(key in field for key in ("$ref", *UNITED)):
         return None
     if choices is not None:
         shown = [(value if isinstance(value, str) else json.dumps(value), value) for value in choices]

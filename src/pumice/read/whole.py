@@ -11,6 +11,7 @@ from typing import Any
 from pumice.engine.request import Grammar
 from pumice.read.ask import Answer, Prompt, Settled, Steps
 from pumice.read.confidence import confidences
+from pumice.read.references import resolve
 from pumice.types import PumiceError
 
 SCHEMA_PROMPT = "Write this as JSON with texts as printed, in this form: "
@@ -24,8 +25,6 @@ class Whole:
     """
 
     def __init__(self, schema: dict[str, Any], name: str) -> None:
-        from pumice.read.fields import resolve
-
         self._validator = validator(schema, name)
         page, _ = resolve(schema, schema)
         self.columns: list[Steps] = [(field,) for field in page.get("properties", {})]

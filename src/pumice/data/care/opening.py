@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pumice.config import NAME, DataConfig, load_recipe
 from pumice.data.knowledge.pictures import PictureSource, open_pictures
+from pumice.data.parquet import columns_of
 from pumice.data.sources import Source, open_source
 from pumice.types import Media, PumiceError, Sample, Turn
 from pumice.vision.kinds import open_media
@@ -75,10 +76,8 @@ def open_path(path: Path, name: str) -> Source:
 
 
 def _has_conversations(path: Path) -> bool:
-    from pyarrow.parquet import read_schema
-
     first = min(path.rglob("*.parquet")) if path.is_dir() else path
-    return "conversations" in read_schema(first).names
+    return "conversations" in columns_of(first)
 
 
 def _folder(path: Path, name: str) -> Source:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from pumice.data.conversations import MARKER
-from pumice.data.importing.rows import JsonRows, ParquetRows, Rows, embedded_bytes, is_there
+from pumice.data.importing.rows import JsonRows, Rows, embedded_bytes, is_there
 from pumice.data.importing.writing import LEFT_OUT, Entry, conversation_of
+from pumice.data.parquet import ParquetRows
 from pumice.data.sources import states
 from pumice.types import PumiceError
 

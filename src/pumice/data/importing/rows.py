@@ -1,6 +1,6 @@
-"""Rows of parquet and JSON files by number, for the converters of published forms.
+"""Rows of files by number, for the converters of published forms.
 
-a.parquet | folder of them ──> Rows: row(i) ──> a dict         file.json | file.jsonl ──> the same
+file.json | file.jsonl ──> JsonRows: row(i) ──> a dict         a.parquet | folder of them ──ParquetRows──> the same
 """
 
 from __future__ import annotations
@@ -25,63 +25,6 @@ class Rows(Protocol):
     def files(self) -> Sequence[Path]: ...
     def __len__(self) -> int: ...
     def row(self, number: int) -> dict[str, Any]: ...
-
-
-class ParquetRows:
-    """Rows of parquet files in the order of their names. The row group last read stays in memory.
-
-    Raises:
-        PumiceError: one isn't parquet, or lacks one of ``columns``; all but these aren't read.
-    """
-
-    def __init__(self, files: Sequence[Path], columns: Sequence[str], optional: Sequence[str] = ()) -> None:
-        self.files, self.columns = list(files), (*columns, *optional)
-        self.groups: list[tuple[Path, int, int]] = []  # file, row group, rows before it
-        self.count = 0
-        for file in self.files:
-            opened = _open(file)
-            lacking = set(columns) - set(opened.schema_arrow.names)
-            if lacking:
-                has = ", ".join(opened.schema_arrow.names)[:160]
-                raise PumiceError(f"{file}: no column {', '.join(sorted(lacking))}; it has {has}")
-            for group in range(opened.metadata.num_row_groups):
-                self.groups.append((file, group, self.count))
-                self.count += opened.metadata.row_group(group).num_rows
-        self._held: tuple[int, list[dict[str, Any]]] | None = None
-
-    def __len__(self) -> int:
-        return self.count
-
-    def row(self, number: int) -> dict[str, Any]:
-        from pyarrow import ArrowException
-
-        which = bisect_right(self.groups, number, key=lambda group: group[2]) - 1
-        file, group, before = self.groups[which]
-        if self._held is None or self._held[0] != which:
-            opened = _open(file)
-            there = [name for name in self.columns if name in opened.schema_arrow.names]
-            try:
-                self._held = (which, opened.read_row_group(group, there).to_pylist())
-            except (OSError, ArrowException) as error:
-                raise _no_parquet(file, error) from None
-        return self._held[1][number - before]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_held": None}
-
-
-def _open(file: Path) -> Any:
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        return ParquetFile(file)
-    except (OSError, ArrowException) as error:
-        raise _no_parquet(file, error) from None
-
-
-def _no_parquet(file: Path, error: Exception) -> PumiceError:
-    return PumiceError(f"{file}: not readable as parquet ({' '.join(str(error).split())[:160]})")
 
 
 def embedded_bytes(image: Any) -> bytes:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pumice.config import DataConfig
-from pumice.data.importing.rows import ParquetRows, is_there
+from pumice.data.importing.rows import is_there
+from pumice.data.parquet import ParquetRows
 from pumice.data.records import Records
 from pumice.data.sources import open_source
 from pumice.types import PumiceError

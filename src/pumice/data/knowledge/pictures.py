@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from pumice.data.importing.rows import ParquetRows, embedded_bytes
+from pumice.data.importing.rows import embedded_bytes
+from pumice.data.parquet import ParquetRows
 from pumice.data.sources import PICTURES
 from pumice.data.stores import Tar
 from pumice.types import PumiceError, Sample, Turn
