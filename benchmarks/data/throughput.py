@@ -7,6 +7,8 @@ another process. All else works on made-up samples: JPEGs of 1024 x 768 pixels a
 conversations of about 100 words; indexed with the recipe's tokenizer and layout. Times are the processor's, so that
 other work on the machine counts little. Prints Markdown: each rate, and 4,000,000 / rate / 3,600 core-hours.
 
+Captioned are 48 rendered receipts, which pocket reads out; another assistant has a rate of its own.
+
 The process that hands work out and writes what comes back is one, however many work for it. Its own time is the second
 table, with ``--ray`` also for a local Ray cluster; its rate is the most that all workers together can reach.
 """
@@ -19,12 +21,14 @@ import random
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+import pumice
 from pumice.config import load_recipe
 from pumice.data.care.clean import Cleaned
 from pumice.data.care.near import near_pairs
@@ -36,20 +40,28 @@ from pumice.data.care.signatures import Signer, sign
 from pumice.data.importing.writing import write_entries
 from pumice.data.index import build_index as index_source
 from pumice.data.index import measure
+from pumice.data.knowledge.caption import Run, caption
 from pumice.data.knowledge.filtered import Filtered
 from pumice.data.knowledge.filters import Filters
+from pumice.data.knowledge.pictures import open_pictures
 from pumice.data.pool import RayPool, Where
 from pumice.data.produce.plan import Plan, make_plan, spread
 from pumice.data.produce.run import render_shards
 from pumice.data.render.kinds import KINDS, missing
+from pumice.data.rendered import renderer
 from pumice.data.sources import Source
 from pumice.model.build import build_processor
+from pumice.read.ask import Prompt
+from pumice.read.askers import Asker, EngineAsker
+from pumice.read.cluster import ClusterAsker
 
 ALL = 4_000_000
 CORES = 64
 PAGES = ("synthdog_en", "synthdog_ja", "synthdog_ko", "synthdog_zh")
 PICTURES = 50
 """Different pictures: the samples show them in turn, so that the disk holds few."""
+RECEIPTS, BATCH, LONGEST = 48, 16, 128
+READ = "Read the text in the picture."
 
 
 def make(folder: Path, count: int) -> Path:
@@ -118,6 +130,19 @@ def caring(source: Source, folder: Path, recipe: Path) -> None:
         row(what, n, lambda copy=copy, what=what: write_entries(copy, folder / "out", what.split()[-1]))
 
 
+def captioning(folder: Path, name: str, asker: Asker) -> tuple[float, float]:
+    """(captions a second of this process, words of one): all pictures of a folder are read out."""
+    run = Run(asker, (Prompt(READ),), LONGEST, Filters(words=(0, 1000)))
+    out = folder.parent / name
+    out.mkdir()
+    begin = time.process_time()
+    caption(open_pictures(folder), run, out, "all", lambda *_: None)
+    seconds = time.process_time() - begin
+    lines = (out / "all.captions.jsonl").read_text().splitlines()
+    words = sum(len(one["caption"].split()) for line in lines for one in json.loads(line)["captions"])
+    return len(lines) / seconds, words / len(lines)
+
+
 def writing(count: int, folder: Path, name: str, where: Where) -> None:
     """This process's own time while two others render."""
     plan = mix(count, False)
@@ -134,6 +159,26 @@ def rates(args: argparse.Namespace) -> None:
     rendering(args.n)
     with tempfile.TemporaryDirectory() as scratch:
         caring(open_path(make(Path(scratch), args.n), "train"), Path(scratch), args.recipe)
+
+
+def captions(args: argparse.Namespace) -> None:
+    """How fast pocket captions, and with ``--ray`` the process that hands pictures to a worker of a cluster."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "pictures"
+        folder.mkdir()
+        for i in range(RECEIPTS):
+            renderer("receipts")(random.Random(f"caption {i}"), "train").image.save(folder / f"{i}.png")
+        model = partial(pumice.load, "pocket")
+        asker = EngineAsker(model(), LONGEST, BATCH, (Prompt(READ),))
+        rate, words = captioning(folder, "here", asker)
+        asker.close()
+        hours = ALL / rate / 3600
+        print(f"| caption: pocket, {words:.0f} words | {rate:.3g} | {hours:,.1f} | {hours / CORES:.2f} |", flush=True)
+        if args.ray:
+            cluster = ClusterAsker(model, LONGEST, BATCH, (Prompt(READ),), 1)
+            handed, _ = captioning(folder, "Ray", cluster)
+            cluster.close()
+            print(f"| caption, Ray | {handed:,.0f} | {rate:.3g} | {handed / rate:,.0f} |", flush=True)
 
 
 def writer(args: argparse.Namespace) -> None:
@@ -156,7 +201,7 @@ def hashes(args: argparse.Namespace) -> None:
         print(f"{count:,} hashes looked up in {time.process_time() - begin:.0f} s on one core", flush=True)
 
 
-PARTS = {"rates": rates, "writer": writer, "hashes": hashes}
+PARTS = {"rates": rates, "captions": captions, "writer": writer, "hashes": hashes}
 
 
 def main() -> None:

@@ -244,7 +244,7 @@ def context_error(tokens: int, longest: int, limit: int) -> ApiError:
     """The refusal of a prompt that doesn't fit, with its counts."""
     return invalid(
         f"the messages have {tokens} tokens and the answer up to {longest}; the model takes {limit} together: fewer or "
-        "smaller pictures, a shorter text, or a lower max_tokens",
+        "smaller pictures, a shorter text, or fewer tokens for the answer",
         "messages",
         "context_length_exceeded",
     )
