@@ -26,9 +26,22 @@ from pumice.serve.app import Service, make_app
 from pumice.serve.errors import ApiError, clean
 from pumice.serve.keys import Caller, Keys, new_key, read_keys
 from pumice.serve.log import Log
+from pumice.serve.run import check_room
 from pumice.serve.server import Server, listen, serve
 from pumice.serve.settings import ServeSettings
 from pumice.types import PumiceError
+
+# memory
+
+
+def test_a_memory_that_holds_no_picture_is_refused_with_what_would_do(tokenizer):
+    assistant = make_assistant(tokenizer)
+    engine = Engine(assistant.model, assistant.processor, Settings(memory_mib=1), start=False)
+    held = engine.stats().tokens_budget
+    check_room("m", engine, held)
+    with pytest.raises(PumiceError, match=rf"m: --memory 1 holds {held} tokens, .* takes {2 * held}: raise it to 2 or"):
+        check_room("m", engine, 2 * held)
+
 
 # keys
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from argparse import Namespace
 from functools import partial
@@ -17,6 +18,24 @@ from pumice.serve.keys import Keys
 from pumice.serve.log import Log, take_over
 from pumice.serve.server import Server, listen, serve
 from pumice.serve.settings import MIB, Remote, ServeSettings
+from pumice.types import PumiceError
+
+ROOM = 256
+"""Tokens that a question and its answer have beside one view."""
+
+
+def check_room(name: str, engine: Engine, least: int) -> None:
+    """Refuse a memory that can't hold ``least`` tokens: every picture would be refused later.
+
+    Raises:
+        PumiceError: it can't.
+    """
+    budget, mib = engine.stats().tokens_budget, engine.settings.memory_mib
+    if budget < least:
+        raise PumiceError(
+            f"{name}: --memory {mib:g} holds {budget} tokens, and a small picture with its question and answer takes "
+            f"{least}: raise it to {math.ceil(mib * least / max(budget, 1))} or more"
+        )
 
 
 def run(models: dict[str, str], args: Namespace, keys: Keys, hosts: frozenset[str]) -> None:
@@ -45,6 +64,7 @@ def run(models: dict[str, str], args: Namespace, keys: Keys, hosts: frozenset[st
     for name, folder in models.items():
         assistant = pumice.load(folder, reader=args.reader)
         served[name] = Served.of(name, assistant, Engine(assistant.model, assistant.processor, engine))
+        check_room(name, served[name].engine, assistant.processor.policy.side**2 + ROOM)
     log = Log()
     take_over(log)
     admission = make_app(Service(served, settings), keys, log)
