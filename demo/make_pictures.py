@@ -1,6 +1,6 @@
-"""Draws the demo's pictures and questions, so that anyone can see where they come from.
+"""Draws the demo's pictures, PDF, video and questions, so that anyone can see where they come from.
 
-    CHOICES (module, seed) ──render(held-out split)──> demo/pictures/*.png + demo/questions.json
+    CHOICES, SECOND, PAGE, FILM ──render(held-out split)──> demo/pictures/* + demo/questions.json
 
 The held-out split has fonts, layouts, names and drawings that no model was trained on. Needs the ``train`` extra and
 scripts/install-render-packages.sh. The results are kept in the repository: this runs only to change them.
@@ -13,10 +13,12 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from pumice.data.render import charts, forms, objects, receipts, tables
+from pumice.data.render import charts, forms, objects, receipts, scenes, tables
+from pumice.data.render.film import film
 from pumice.data.render.page import Question, Rendered
 
 HERE = Path(__file__).parent
+PICTURES = HERE / "pictures"
 QUESTIONS = 3
 CHOICES = {
     "receipt": (receipts, 23),
@@ -26,20 +28,54 @@ CHOICES = {
     "cherry": (objects, 43),
     "banana": (objects, 34),
 }
+SECOND, PAGE, FILM = 25, 34, 4
+"""Seeds of a receipt beside the first, of a form as PDF, and of a video of a shape, which is nobody's drawing."""
+Row = dict[str, object]
 
 
 def main() -> None:
     """Write every picture and the list of questions."""
-    (HERE / "pictures").mkdir(exist_ok=True)
-    rows = []
+    PICTURES.mkdir(exist_ok=True)
+    rows: list[Row] = []
     for name, (module, seed) in CHOICES.items():
         rendered = draw_objects(seed) if module is objects else module.render(random.Random(seed), "heldout")
-        rendered.image.save(HERE / "pictures" / f"{name}.png", optimize=True)
-        for question in choose(rendered.questions):
-            row = {"picture": f"{name}.png", "question": question.text, "answer": question.answer}
-            rows.append({**row, "task": question.task})
+        rendered.image.save(PICTURES / f"{name}.png", optimize=True)
+        rows += asked([f"{name}.png"], choose(rendered.questions))
+    rows += [*two_receipts(), *pdf(), *video()]
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     (HERE / "questions.json").write_text(f"[\n{lines}\n]\n", encoding="utf8")
+
+
+def asked(files: Sequence[str], questions: Sequence[Question]) -> list[Row]:
+    """Rows of questions.json: what is asked about files that are shown together."""
+    return [{"files": list(files), "question": q.text, "answer": q.answer, "task": q.task} for q in questions]
+
+
+def two_receipts() -> list[Row]:
+    """Another receipt, to be compared with the first."""
+    rendered = receipts.render(random.Random(SECOND), "heldout")
+    rendered.image.save(PICTURES / "receipt-2.png", optimize=True)
+    (total,) = (question.answer for question in rendered.questions if question.task == "amount")
+    questions = [
+        Question("What is the total of the second receipt?", total, "amount"),
+        Question("Which receipt has the higher total, the first or the second?", "second", "compare"),
+    ]
+    return asked(["receipt.png", "receipt-2.png"], questions)
+
+
+def pdf() -> list[Row]:
+    """A form as a page of a PDF."""
+    rendered = forms.render(random.Random(PAGE), "heldout")
+    rendered.image.convert("RGB").save(PICTURES / "form.pdf", resolution=72, quality=95)
+    return asked(["form.pdf"], [question for question in rendered.questions if question.task == "code"])
+
+
+def video() -> list[Row]:
+    """A shape that crosses a plain ground."""
+    posed = scenes.direction(random.Random(FILM), "heldout")
+    (PICTURES / "heart.mp4").write_bytes(film(posed.frames, posed.fps))
+    (way, _), colour = posed.asked[0], Question("What colour is the heart?", "purple", "colour")
+    return asked(["heart.mp4"], [colour, way])
 
 
 def draw_objects(seed: int) -> Rendered:

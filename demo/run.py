@@ -44,13 +44,13 @@ def ask_all() -> list[Result]:
     rows = json.loads((HERE / "questions.json").read_text(encoding="utf8"))
     assistant = pumice.load(MODEL)
     results: list[Result] = []
-    for name, found in groupby(rows, key=lambda row: row["picture"]):
+    for names, found in groupby(rows, key=lambda row: row["files"]):
         if sys.stderr.isatty():
             print(f"\rquestion {len(results) + 1} of {len(rows)}", end="", file=sys.stderr, flush=True)
-        picture, asked = HERE / "pictures" / name, list(found)
+        files, asked = tuple(HERE / "pictures" / name for name in names), list(found)
         # Questions about a picture that are asked together share the work on it.
-        answers = assistant.ask_many([(picture, row["question"]) for row in asked], max_tokens=LONGEST)
-        results += [Result(picture, row["question"], row["answer"], a) for row, a in zip(asked, answers, strict=True)]
+        answers = assistant.ask_many([(list(files), row["question"]) for row in asked], max_tokens=LONGEST)
+        results += [Result(files, row["question"], row["answer"], a) for row, a in zip(asked, answers, strict=True)]
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr)
     return results
@@ -61,7 +61,7 @@ def table(results: list[Result]) -> Table:
     right = sum(result.right for result in results)
     total = milliseconds(results)
     out = Table(show_footer=True, footer_style="bold")
-    out.add_column("picture", "total")
+    out.add_column("shown", "total")
     out.add_column("question", f"{len(results)} questions")
     out.add_column("answer")
     out.add_column("correct answer")
@@ -70,7 +70,7 @@ def table(results: list[Result]) -> Table:
     out.add_column("ms", f"{total:.0f}", justify="right")
     for result in results:
         mark = "[green]right[/]" if result.right else "[red]wrong[/]"
-        texts = [result.picture.stem, result.question, result.answer.text, result.truth]
+        texts = [result.name, result.question, result.answer.text, result.truth]
         # What a model says may look like markup.
         cells = [text.replace("[", r"\[") for text in texts]
         out.add_row(*cells, mark, str(result.answer.tokens), f"{result.answer.ms:.0f}")

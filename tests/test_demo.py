@@ -35,12 +35,12 @@ def folder(tmp_path, monkeypatch) -> Path:
 def test_every_answer_is_in_the_table_and_on_the_page(folder, capsys):
     run(folder)
     told = capsys.readouterr().out
-    assert told.count("[b]<b>") == 18
-    assert (folder / "out" / "index.html").read_text(encoding="utf8").count("[b]&lt;b&gt;") == 18
+    assert told.count("[b]<b>") == 24
+    assert (folder / "out" / "index.html").read_text(encoding="utf8").count("[b]&lt;b&gt;") == 24
 
 
 def test_a_page_that_can_not_be_written_costs_no_answer(folder, capsys):
     (folder / "out").write_text("")
     with pytest.raises(SystemExit, match=r"index\.html: can't be written \("):
         run(folder)
-    assert capsys.readouterr().out.count("[b]<b>") == 18
+    assert capsys.readouterr().out.count("[b]<b>") == 24

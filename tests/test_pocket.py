@@ -36,9 +36,9 @@ def test_the_weights_are_small_enough_to_ship():
 
 def test_answers_are_the_same_alone_and_in_a_batch(pocket):
     rows = json.loads((DEMO / "questions.json").read_text())[::4]
-    pairs = [(DEMO / "pictures" / row["picture"], row["question"]) for row in rows]
+    pairs = [([DEMO / "pictures" / name for name in row["files"]], row["question"]) for row in rows]
     together = pocket.ask_many(pairs, max_tokens=24)
-    alone = [pocket.ask(path, question, max_tokens=24) for path, question in pairs]
+    alone = [pocket.ask(paths, question, max_tokens=24) for paths, question in pairs]
     assert [answer.text for answer in together] == [answer.text for answer in alone]
     assert all(answer.text and answer.finish == "stop" for answer in alone)
 

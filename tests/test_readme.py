@@ -12,6 +12,7 @@ import sys
 import time
 import tomllib
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -155,8 +156,9 @@ def test_files_that_it_names():
 
 def test_figures_of_the_demo():
     rows = json.loads((ROOT / "demo" / "questions.json").read_text(encoding="utf8"))
-    pictures = {row["picture"] for row in rows}
-    assert pictures == {path.name for path in (ROOT / "demo" / "pictures").iterdir()}
-    words = {6: "six"}
-    assert f"{len(rows)} questions about the {words[len(pictures)]}\npictures" in README
-    assert all(set(row) == {"picture", "question", "answer", "task"} and row["answer"] for row in rows)
+    files = {name for row in rows for name in row["files"]}
+    assert files == {path.name for path in (ROOT / "demo" / "pictures").iterdir()}
+    kinds = Counter(Path(name).suffix for name in files)
+    assert kinds == {".png": 7, ".pdf": 1, ".mp4": 1}
+    assert f"asks {len(rows)} questions about seven pictures, two of them side by side, a PDF and a video" in README
+    assert all(set(row) == {"files", "question", "answer", "task"} and row["answer"] for row in rows)
