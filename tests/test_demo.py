@@ -36,7 +36,10 @@ def test_every_answer_is_in_the_table_and_on_the_page(folder, capsys):
     run(folder)
     told = capsys.readouterr().out
     assert told.count("[b]<b>") == 24
-    assert (folder / "out" / "index.html").read_text(encoding="utf8").count("[b]&lt;b&gt;") == 24
+    page = (folder / "out" / "index.html").read_text(encoding="utf8")
+    assert page.count("[b]&lt;b&gt;") == 24
+    assert page.count("data:image/png;base64,") == 6 + 2 + 1 + 4  # pictures, two receipts, a page, frames of the video
+    assert "<figcaption>receipt, receipt-2</figcaption>" in page
 
 
 def test_a_page_that_can_not_be_written_costs_no_answer(folder, capsys):
