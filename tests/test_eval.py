@@ -379,3 +379,15 @@ def test_eval_hands_weights_over(monkeypatch):
     assert cli.main(["eval", "pocket", "--weights", "int4", "--cost", "--no-blind"]) == 0
     assert calls == [{"cost": True, "weights": "int4", "blind": False}]
     assert cli.main(["eval", "pocket", "--weights", "int3"]) == 2
+
+
+def test_answers_from_a_journal_do_not_count_in_the_rate_for_long(monkeypatch, capsys):
+    from pumice.eval.report import summary
+
+    clock = [0.0]
+    monkeypatch.setattr(summary.time, "monotonic", lambda: clock[0])
+    with summary.progress_bar() as step:
+        for done in (1000, *range(1010, 1200, 10)):  # a thousand at once, then one every two seconds
+            clock[0] += 20
+            step(done, 2000)
+    assert capsys.readouterr().err.splitlines()[-1] == "1190/2000 questions, 0.5 a second, 1620 s left"

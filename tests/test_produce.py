@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_alone import held
+from test_folder_lock import held
 from test_recipes import RECIPES, stand_in
 
 from pumice import cli

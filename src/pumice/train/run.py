@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from pumice.alone import alone
 from pumice.config import ModelConfig, Recipe, Stage, load_recipe, resolved
 from pumice.cores import threads_of, usable_cores
 from pumice.data.drawn import check_drawn
 from pumice.data.feed import Feed, check_sources, open_feed
 from pumice.encode import Processor
+from pumice.folder_lock import alone
 from pumice.model.build import auto_dtype, build_model, build_processor
 from pumice.plan.recipe import sizes_of
 from pumice.pocket.parts import cache_dir

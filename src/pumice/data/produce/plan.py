@@ -18,13 +18,13 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pumice.alone import LOCK
 from pumice.data.produce.records import Record, to_record
 from pumice.data.produce.shards import FORMS, write_whole
 from pumice.data.render import kinds
 from pumice.data.render.answers import Style
 from pumice.data.render.fonts import Split, faces
 from pumice.data.render.kinds import Example
+from pumice.folder_lock import LOCK
 from pumice.types import PumiceError
 
 PROBES = 8

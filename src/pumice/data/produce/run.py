@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pumice.alone import alone
 from pumice.data.pool import Where, map_over
 from pumice.data.produce.counts import Counts
 from pumice.data.produce.plan import Plan, check_tools, settle_plan
 from pumice.data.produce.records import Record
 from pumice.data.produce.shards import FORMS, settle, sha256, write_whole
+from pumice.folder_lock import alone
 from pumice.types import PumiceError
 
 CHUNK = 32

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from test_recipes import RECIPES, stand_in
 
-from pumice.alone import alone
 from pumice.config import load_recipe
+from pumice.folder_lock import alone
 from pumice.train import run
 from pumice.types import PumiceError
 
 HOLD = """
 import pathlib, sys
-from pumice.alone import alone
+from pumice.folder_lock import alone
 with alone(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     input()
